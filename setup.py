@@ -1,0 +1,115 @@
+"""Builds what the wheel holds besides plain Python: the Cython modules and the protobuf code.
+
+Switches, in the environment:
+
+``TAKHIN_BUILD=debug``     assertions, bounds checks, the fault seam, ``-O1 -g``
+``TAKHIN_BUILD=coverage``  as debug, with Cython line tracing
+``TAKHIN_BUILD=sanitize``  as debug, with AddressSanitizer and UndefinedBehaviorSanitizer
+``TAKHIN_ANNOTATE=1``      leaves Cython's HTML annotation beside each module
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import ExecError
+
+HERE = Path(__file__).parent
+PROTO_ROOT = HERE / "proto"
+BUILD = os.environ.get("TAKHIN_BUILD", "release")
+if BUILD not in ("release", "debug", "coverage", "sanitize"):
+    sys.exit(f"TAKHIN_BUILD={BUILD}: must be release, debug, coverage or sanitize")
+
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": True,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+    "boundscheck": BUILD != "release",
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "linetrace": BUILD == "coverage",
+}
+MACROS: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
+if BUILD == "release":
+    COMPILE, LINK = ["-O3", "-g1", "-fno-strict-aliasing"], []
+else:
+    COMPILE, LINK = ["-O1", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer", "-UNDEBUG"], []
+    MACROS.append(("TAKHIN_DEBUG", "1"))
+if BUILD == "coverage":
+    MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
+if BUILD == "sanitize":
+    COMPILE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    LINK += ["-fsanitize=address,undefined"]
+
+
+def extensions() -> list[Extension]:
+    from Cython.Build import cythonize  # noqa: PLC0415 - not there when only metadata is asked for
+
+    modules = [
+        Extension(
+            f"takhin.{name}",
+            [f"takhin/{name}.pyx"],
+            depends=[str(path) for path in sorted(Path("takhin").glob("_*.pxd")) + sorted(Path("takhin").glob("_*.h"))],
+            include_dirs=["takhin"],
+            define_macros=MACROS,
+            extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+        )
+        for name in ("_fastlog", "_wire")
+    ]
+    return cythonize(
+        modules,
+        compiler_directives=DIRECTIVES,
+        compile_time_env=None,
+        annotate=bool(os.environ.get("TAKHIN_ANNOTATE")),
+        build_dir=f"build/cython-{BUILD}",
+    )
+
+
+def generate_protobuf(out: Path) -> None:
+    """Write ``takhin/v1/*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` below ``out``."""
+    import grpc_tools  # noqa: PLC0415
+    from grpc_tools import protoc  # noqa: PLC0415
+
+    include = Path(grpc_tools.__file__).parent / "_proto"
+    for proto in sorted(PROTO_ROOT.rglob("*.proto")):
+        arguments = [
+            "protoc",
+            f"-I{PROTO_ROOT}",
+            f"-I{include}",
+            f"--python_out={out}",
+            f"--pyi_out={out}",
+            f"--grpc_python_out={out}",
+            str(proto),
+        ]
+        if protoc.main(arguments) != 0:
+            raise ExecError(f"protoc failed on {proto}")
+        package = out / proto.relative_to(PROTO_ROOT).parent
+        (package / "__init__.py").write_text('"""Generated from proto/ when the project is built."""\n')
+
+
+class BuildPy(build_py):
+    """Generates the protobuf code before the packages are collected."""
+
+    def run(self) -> None:
+        generate_protobuf(HERE)
+        self.packages = sorted({*(self.packages or []), "takhin.v1"})
+        super().run()
+
+
+class BuildExt(build_ext):
+    """An editable install builds extensions in place; it needs the protobuf code there as well."""
+
+    def run(self) -> None:
+        generate_protobuf(HERE)
+        super().run()
+
+
+setup(ext_modules=extensions(), cmdclass={"build_py": BuildPy, "build_ext": BuildExt})

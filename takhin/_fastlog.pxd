@@ -1,0 +1,85 @@
+# The C face of _fastlog, for _wire: records as spans, and batches as bytes.
+
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t
+
+
+cdef struct HeaderSpan:
+    const uint8_t* key
+    const uint8_t* value
+    int32_t key_len
+    int32_t value_len           # -1: null
+
+cdef struct RecordSpan:
+    const uint8_t* key
+    const uint8_t* value
+    int64_t timestamp           # ms; 0: the time of the append
+    int32_t key_len             # -1: null
+    int32_t value_len           # -1: null
+    uint32_t first_header       # index into RecordSpans.headers
+    uint32_t header_count
+
+
+# Records that somebody else's bytes hold: nothing is copied, and `source` keeps
+# those bytes alive. Filled by one thread, then read only.
+cdef class RecordSpans:
+    cdef object source
+    cdef RecordSpan* records
+    cdef uint32_t count
+    cdef uint32_t capacity
+    cdef HeaderSpan* headers
+    cdef uint32_t header_count
+    cdef uint32_t header_capacity
+
+    # Each gives the new, zeroed span (its lengths -1), or NULL when memory is out.
+    # A pointer into the arrays is good until the next call.
+    cdef RecordSpan* add_record(self) noexcept nogil
+    # The header belongs to the record that was added last.
+    cdef HeaderSpan* add_header(self) noexcept nogil
+
+
+# Whole, checked record batches in one buffer, and how far they have been read.
+# One reader at a time.
+cdef class Batches:
+    cdef object owner           # keeps data alive
+    cdef const uint8_t* data
+    cdef Py_ssize_t size
+    cdef Py_ssize_t batch_position      # of the batch that holds next_offset
+    cdef Py_ssize_t record_position     # of the record to look at next; 0: the batch's first
+    cdef int32_t record_index           # of that record, in its batch
+    cdef readonly int64_t next_offset   # records below it are passed over
+    cdef readonly int64_t end_offset    # records from it on are not given (exclusive)
+
+
+# One record as it lies in a batch.
+cdef struct RecordView:
+    int64_t offset
+    int64_t timestamp
+    const uint8_t* key
+    const uint8_t* value
+    const uint8_t* headers      # first byte of the first header
+    const uint8_t* end          # first byte after the record
+    int32_t key_len             # -1: null
+    int32_t value_len           # -1: null
+    int32_t header_count
+
+
+# A walk over the records of a Batches, in place. Control batches are passed over.
+cdef struct Walk:
+    const uint8_t* data
+    Py_ssize_t size
+    Py_ssize_t batch_position
+    Py_ssize_t record_position
+    int32_t record_index
+    int64_t next_offset
+    int64_t end_offset
+
+cdef void walk_open(Batches batches, Walk* walk) noexcept
+# Goes on to the next record with next_offset <= offset < end_offset.
+# 1: view is filled and the walk is past it; 0: no more; -1: the bytes are wrong.
+cdef int walk_next(Walk* walk, RecordView* view) noexcept nogil
+# The walk's place becomes that of the batches.
+cdef void walk_save(Batches batches, Walk* walk) noexcept
+
+# Reads the header at p (of RecordView.headers, then of the header before).
+# The first byte after it, or NULL when the bytes are wrong.
+cdef const uint8_t* header_next(const uint8_t* p, const uint8_t* end, HeaderSpan* header) noexcept nogil

@@ -1,0 +1,100 @@
+"""Protobuf's wire format, straight between request bytes, record spans and batch bytes.
+
+Held to ``google.protobuf`` by property tests: the same bytes are accepted, with the same
+meaning. Decoders raise ``errors.MalformedMessage`` for bytes that google.protobuf refuses
+too, and ``errors.TooManyRecords`` for more than ``MAX_RECORDS`` records or headers.
+Source of the format: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from ._fastlog import Batches, RecordSpans
+
+#: Bound on the records of one message, and on their headers together.
+MAX_RECORDS: int
+
+class ProduceRequest:
+    """ProduceMessageRequest or ProduceBatchRequest. Immutable."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def records(self) -> RecordSpans:
+        """Views into the request's bytes, which they keep alive."""
+    @property
+    def required_acks(self) -> int | None:
+        """None when the field is absent."""
+    @property
+    def timeout_ms(self) -> int: ...
+    @property
+    def correlation_id(self) -> int: ...
+    @property
+    def producer_id(self) -> int:
+        """0 when there is no producer."""
+    @property
+    def producer_epoch(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+
+class ConsumeRequest:
+    """ConsumeMessagesRequest. Immutable."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def min_bytes(self) -> int: ...
+    @property
+    def max_wait_ms(self) -> int: ...
+    @property
+    def until_end(self) -> bool: ...
+    @property
+    def start_timestamp(self) -> int: ...
+    @property
+    def group_id(self) -> str: ...
+    @property
+    def max_records(self) -> int: ...
+    @property
+    def heartbeat_ms(self) -> int: ...
+
+def decode_produce_message(data: bytes) -> ProduceRequest:
+    """A ProduceMessageRequest; ``records`` holds one record (an absent ``record`` is an empty one:
+    null key and null value), ``sequence`` is field 102, ``correlation_id`` is 0."""
+
+def decode_produce_batch(data: bytes) -> ProduceRequest:
+    """A ProduceBatchRequest; ``sequence`` is ``base_sequence``. ``records`` may be empty."""
+
+def decode_consume(data: bytes) -> ConsumeRequest: ...
+def encode_produce_message_response(
+    topic: str, partition: int, offset: int, timestamp: int, error: str = "", error_code: int = 0
+) -> bytes: ...
+def encode_produce_batch_response(
+    topic: str,
+    partition: int,
+    base_offset: int,
+    last_offset: int,
+    timestamp: int,
+    correlation_id: int,
+    high_watermark: int,
+    error: str = "",
+    error_code: int = 0,
+) -> bytes: ...
+def encode_consume_response(
+    topic: bytes,
+    partition: int,
+    high_watermark: int,
+    log_start_offset: int,
+    batches: Batches | None,
+    max_bytes: int,
+    max_records: int,
+) -> tuple[bytes, int]:
+    """(message, records in it). Takes records off ``batches`` while the encoded records fit in
+    ``max_bytes`` (at least one) and are at most ``max_records`` (0: no bound), and moves
+    ``batches.next_offset`` on. ``topic`` is UTF-8. ``batches`` None or at its end gives a message
+    without records. Raises ``errors.DataLoss`` when a batch's records do not add up.
+    """

@@ -1,0 +1,1 @@
+"""What the server talks to: the interface, and the engines behind it."""

@@ -1,0 +1,1 @@
+"""gRPC and HTTP in front of an engine."""

@@ -1,0 +1,1 @@
+"""The log on disk: segments, partitions, flushing, recovery. Knows no protocol."""
