@@ -5,7 +5,7 @@ Switches, in the environment:
 ``TAKHIN_BUILD=debug``     assertions, bounds checks, the fault seam, ``-O1 -g``
 ``TAKHIN_BUILD=coverage``  as debug, with Cython line tracing
 ``TAKHIN_BUILD=sanitize``  as debug, with AddressSanitizer and UndefinedBehaviorSanitizer
-``TAKHIN_ANNOTATE=1``      leaves Cython's HTML annotation beside each module
+``TAKHIN_ANNOTATE=1``      leaves Cython's HTML annotation beside the C code, in ``build/``
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import ExecError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 PROTO_ROOT = HERE / "proto"
+MODULES = ("_fastlog", "_segment", "_wire")
 BUILD = os.environ.get("TAKHIN_BUILD", "release")
 if BUILD not in ("release", "debug", "coverage", "sanitize"):
     sys.exit(f"TAKHIN_BUILD={BUILD}: must be release, debug, coverage or sanitize")
+if sys.byteorder != "little":
+    # The C modules read varints and fixed fields with little-endian loads and byte swaps.
+    sys.exit("takhin is built and tested on little-endian machines only; this one is big-endian")
 
 DIRECTIVES = {
     "language_level": 3,
@@ -50,32 +54,24 @@ if BUILD == "sanitize":
 
 
 def extensions() -> list[Extension]:
-    from Cython.Build import cythonize  # noqa: PLC0415 - not there when only metadata is asked for
-
-    modules = [
+    headers = [path.as_posix() for pattern in ("_*.pxd", "_*.h") for path in sorted(Path("takhin").glob(pattern))]
+    return [
         Extension(
             f"takhin.{name}",
             [f"takhin/{name}.pyx"],
-            depends=[str(path) for path in sorted(Path("takhin").glob("_*.pxd")) + sorted(Path("takhin").glob("_*.h"))],
+            depends=headers,
             include_dirs=["takhin"],
             define_macros=MACROS,
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
         )
-        for name in ("_fastlog", "_wire")
+        for name in MODULES
     ]
-    return cythonize(
-        modules,
-        compiler_directives=DIRECTIVES,
-        compile_time_env=None,
-        annotate=bool(os.environ.get("TAKHIN_ANNOTATE")),
-        build_dir=f"build/cython-{BUILD}",
-    )
 
 
 def generate_protobuf(out: Path) -> None:
     """Write ``takhin/v1/*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` below ``out``."""
-    import grpc_tools  # noqa: PLC0415
+    import grpc_tools  # noqa: PLC0415 - not there when only metadata is asked for
     from grpc_tools import protoc  # noqa: PLC0415
 
     include = Path(grpc_tools.__file__).parent / "_proto"
@@ -105,7 +101,21 @@ class BuildPy(build_py):
 
 
 class BuildExt(build_ext):
-    """An editable install builds extensions in place; it needs the protobuf code there as well."""
+    """Translates with our directives, into a place of each build's own; an editable install, which
+    builds in place, needs the protobuf code there as well."""
+
+    def finalize_options(self) -> None:
+        from Cython.Build import cythonize  # noqa: PLC0415 - not there when only metadata is asked for
+
+        self.distribution.ext_modules = cythonize(
+            self.distribution.ext_modules,
+            compiler_directives=DIRECTIVES,
+            annotate=bool(os.environ.get("TAKHIN_ANNOTATE")),
+            build_dir=f"build/cython-{BUILD}",
+        )
+        # Objects of one switch must not be taken for those of another.
+        self.build_temp = f"build/temp-{BUILD}-{sys.implementation.cache_tag}"
+        super().finalize_options()
 
     def run(self) -> None:
         generate_protobuf(HERE)

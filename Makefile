@@ -1,0 +1,76 @@
+# What a person can do here. Everything is built into .venv; `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Compiled sources: the editable install in .venv serves plain Python files as they are.
+SOURCES := $(wildcard takhin/*.pyx takhin/*.pxd takhin/*.h) $(shell find proto -name '*.proto')
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+SANITIZE := build/sanitize
+# What `make proto` compares with: the last released tag, else the main branch of origin.
+BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-parse --verify --quiet origin/main)
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build run test lint type bench proto sanitize clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(BUILT)  ## .venv with the project and its tools; .venv/bin/takhin is the command
+
+$(INSTALLED): pyproject.toml setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/build-requires.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,bench,lint]'
+	touch $@
+
+$(BUILT): $(INSTALLED) $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+run: $(BUILT)  ## build, then serve ./data on 127.0.0.1:9092 until Ctrl-C
+	exec $(BIN)/takhin serve
+
+test: $(BUILT)  ## all tests; TESTS='tests/unit -k segment' for some
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(BUILT)  ## ruff, the import rules, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+
+type: $(BUILT)  ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(BUILT)  ## the benchmarks of the kernels; results in bench/results/
+	mkdir -p bench/results
+	$(BIN)/python -m pytest -o addopts= -q --import-mode=importlib bench/micro --benchmark-json=bench/results/micro.json
+
+proto: $(BUILT)  ## generate the protobuf code, lint the API, look for breaking changes
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/buf lint
+ifneq ($(BASE),)
+	$(BIN)/buf breaking --against '.git#ref=$(BASE),subdir=proto'
+else
+	@echo 'no tag and no origin/main here: nothing to compare the API with'
+endif
+
+# A copy of the tree, because a build in place has one set of compiled modules.
+sanitize: $(INSTALLED)  ## unit and property tests under AddressSanitizer and UBSan
+	rm -rf $(SANITIZE)/tree && mkdir -p $(SANITIZE)/tree
+	tar -c $$(git ls-files -co --exclude-standard) | tar -x -C $(SANITIZE)/tree
+	cd $(SANITIZE)/tree && TAKHIN_BUILD=sanitize $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd $(SANITIZE)/tree && \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	  $(CURDIR)/$(BIN)/python -m pytest --timeout=600 $(or $(TESTS),tests/unit tests/property)
+
+clean:  ## remove everything built, not ./data
+	rm -rf $(VENV) build dist *.egg-info takhin/v1 takhin/*.so takhin/*.html .hypothesis .mypy_cache .ruff_cache
+	find takhin tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
