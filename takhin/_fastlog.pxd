@@ -3,6 +3,59 @@
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t
 
 
+# Where the fields of a record batch lie, each derived from the one before.
+cdef enum:
+    AT_BASE_OFFSET = 0
+    AT_LENGTH = AT_BASE_OFFSET + 8
+    AT_LEADER_EPOCH = AT_LENGTH + 4
+    AFTER_LENGTH = AT_LEADER_EPOCH
+    AT_MAGIC = AT_LEADER_EPOCH + 4
+    AT_CRC = AT_MAGIC + 1
+    AT_ATTRIBUTES = AT_CRC + 4
+    AT_LAST_OFFSET_DELTA = AT_ATTRIBUTES + 2
+    AT_BASE_TIMESTAMP = AT_LAST_OFFSET_DELTA + 4
+    AT_MAX_TIMESTAMP = AT_BASE_TIMESTAMP + 8
+    AT_PRODUCER_ID = AT_MAX_TIMESTAMP + 8
+    AT_PRODUCER_EPOCH = AT_PRODUCER_ID + 8
+    AT_BASE_SEQUENCE = AT_PRODUCER_EPOCH + 2
+    AT_RECORD_COUNT = AT_BASE_SEQUENCE + 4
+    HEADER_BYTES = AT_RECORD_COUNT + 4
+
+    COMPRESSION_MASK = 0x07
+    LOG_APPEND_TIME_BIT = 0x08
+    CONTROL_BIT = 0x20
+
+# What check_batch finds.
+cdef enum:
+    BATCH_OK = 0
+    BATCH_CUT = 1           # more bytes are needed, and the file has them
+    BATCH_TORN = -1         # it goes on past the end of the file
+    BATCH_BAD_MAGIC = -2
+    BATCH_BAD_LENGTH = -3
+    BATCH_BAD_CRC = -4
+
+cdef struct BatchHead:
+    int64_t base_offset
+    int64_t last_offset         # inclusive
+    int64_t size                # of the whole batch
+    int64_t base_timestamp
+    int64_t max_timestamp
+    int64_t producer_id
+    int32_t leader_epoch
+    int32_t base_sequence
+    int32_t record_count
+    uint32_t crc
+    int16_t attributes
+    int16_t producer_epoch
+    uint8_t magic
+
+# p has at least HEADER_BYTES bytes.
+cdef void read_head(const uint8_t* p, BatchHead* head) noexcept nogil
+# The batch at p, of which `available` bytes are in memory and `limit` in the file.
+cdef int check_batch(const uint8_t* p, int64_t available, int64_t limit, BatchHead* head) noexcept nogil
+cdef object head_info(int64_t position, BatchHead* head, bint crc_ok)
+
+
 cdef struct HeaderSpan:
     const uint8_t* key
     const uint8_t* value
@@ -35,6 +88,19 @@ cdef class RecordSpans:
     cdef RecordSpan* add_record(self) noexcept nogil
     # The header belongs to the record that was added last.
     cdef HeaderSpan* add_header(self) noexcept nogil
+
+
+# A framed batch that has no offset yet.
+cdef class RecordBatch:
+    cdef uint8_t* data
+    cdef readonly int64_t size
+    cdef readonly int32_t record_count
+    cdef readonly int64_t max_timestamp
+    cdef readonly int64_t producer_id
+    cdef readonly int16_t producer_epoch
+    cdef readonly int32_t base_sequence
+
+    cdef void place(self, int64_t base_offset) noexcept nogil
 
 
 # Whole, checked record batches in one buffer, and how far they have been read.
