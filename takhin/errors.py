@@ -161,6 +161,14 @@ class TooManyStreams(ResourceExhausted):
     retry_delay_ms = 1000
 
 
+class TooManyCalls(ResourceExhausted):
+    """More calls at once than the server takes."""
+
+    reason = "TOO_MANY_CALLS"
+    retriable = True
+    retry_delay_ms = 200
+
+
 class LimitReached(ResourceExhausted):
     """A configured bound (topics, partitions, groups ...) would be passed."""
 
