@@ -121,7 +121,7 @@ def allowed_values(name: str) -> str:
     bare, meta = _constraint(ATTRIBUTES[name])
     if get_origin(bare) is Literal:
         return " or ".join(get_args(bare))
-    return f"an integer from {meta.ge} to {meta.le}"
+    return f"an integer from {meta.ge} " + ("on" if meta.le == INT64_MAX else f"to {meta.le}")
 
 
 def documentation(name: str) -> str:

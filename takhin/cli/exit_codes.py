@@ -10,6 +10,8 @@ OK: Final = 0
 FAILURE: Final = 1
 #: The command line is wrong (click's own number).
 USAGE: Final = 2
+#: The server could not start: data directory in use or damaged, address in use.
+START_FAILED: Final = 2
 #: The topic, partition, group, offset or file is not there.
 NOT_FOUND: Final = 3
 #: The topic is there already.
@@ -25,7 +27,7 @@ CONFIG: Final = 78
 DESCRIPTIONS: Final[dict[int, str]] = {
     OK: "done",
     FAILURE: "failed, for a reason that has no number of its own",
-    USAGE: "wrong command line",
+    USAGE: "wrong command line, or the server could not start",
     NOT_FOUND: "topic, partition, group, offset or file not found",
     ALREADY_EXISTS: "exists already",
     UNAVAILABLE: "server unreachable, stopping, overloaded or too slow: try again later",
