@@ -1,0 +1,289 @@
+# The protobuf wire codec of the hot messages. The interface is in _wire.pyi.
+#
+# Decoding: one pass over the request finds the records as spans in its bytes. Encoding a
+# response: one pass over the batches sizes it, a second writes it into one bytes object.
+# Each is a `def` (arguments, with the GIL) over a kernel that touches no Python object, fills a
+# struct and gives a negative status, which `raise_malformed` turns into an exception.
+# The kernels are in _wire_requests.pxd and _wire_responses.pxd, what they share in _wire_fields.pxd.
+
+from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+
+cimport cython
+
+from ._fastlog cimport BatchHead, Batches, HEADER_BYTES, RecordSpans, Walk, read_head, walk_open, walk_save
+from ._wire_fields cimport (
+    BAD_GROUP_ID, BAD_HEADER_KEY, BAD_TOPIC, CUT_FIELD, CUT_GROUP, CUT_VARINT, FIELD_ZERO, LONG_VARINT, MANY_HEADERS,
+    MANY_RECORDS, NO_MEMORY, Reader, STRAY_GROUP_END, TOO_DEEP, WIRE_TYPE,
+    int_size, text_size, write_int, write_text,
+)
+from ._wire_requests cimport (
+    ConsumeFields, ProduceFields, RECORDS_AT_MOST, Text, read_batch, read_consume, read_message,
+)
+from ._wire_responses cimport (
+    BYTES_1, BYTES_5, BYTES_7, Plan, VARINT_100, VARINT_2, VARINT_3, VARINT_4, VARINT_5, VARINT_6, VARINT_8, VARINT_9,
+    plan_records, write_records,
+)
+
+from .errors import DataLoss, MalformedMessage, TooManyRecords
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+# Below this many bytes, giving the GIL away and taking it back costs more than it gives.
+cdef enum:
+    RELEASE_GIL_BYTES = 32768
+
+MAX_RECORDS = RECORDS_AT_MOST
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class ProduceRequest:
+    cdef readonly str topic
+    cdef readonly RecordSpans records
+    cdef readonly object required_acks
+    cdef readonly int64_t correlation_id
+    cdef readonly int64_t producer_id
+    cdef readonly int32_t partition
+    cdef readonly int32_t timeout_ms
+    cdef readonly int32_t producer_epoch
+    cdef readonly int32_t sequence
+
+    def __init__(self):
+        raise TypeError("ProduceRequest comes from decode_produce_message and decode_produce_batch")
+
+
+@cython.final
+@cython.no_gc
+cdef class ConsumeRequest:
+    cdef readonly str topic
+    cdef readonly str group_id
+    cdef readonly int64_t offset
+    cdef readonly int64_t start_timestamp
+    cdef readonly int32_t partition
+    cdef readonly int32_t max_bytes
+    cdef readonly int32_t min_bytes
+    cdef readonly int32_t max_wait_ms
+    cdef readonly int32_t max_records
+    cdef readonly int32_t heartbeat_ms
+    cdef readonly bint until_end
+
+    def __init__(self):
+        raise TypeError("ConsumeRequest comes from decode_consume")
+
+
+def decode_produce_message(bytes data not None):
+    return decode_produce(data, False)
+
+
+def decode_produce_batch(bytes data not None):
+    return decode_produce(data, True)
+
+
+cdef ProduceRequest decode_produce(bytes data, bint batch):
+    cdef Reader r
+    cdef ProduceFields fields
+    cdef ProduceRequest request
+    cdef RecordSpans spans = RecordSpans.__new__(RecordSpans)
+    cdef const uint8_t* end = open_reader(&r, data)
+    cdef int status
+    spans.source = data
+    if PyBytes_GET_SIZE(data) < RELEASE_GIL_BYTES:
+        status = read_batch(&r, end, spans, &fields) if batch else read_message(&r, end, spans, &fields)
+    else:
+        with nogil:
+            status = read_batch(&r, end, spans, &fields) if batch else read_message(&r, end, spans, &fields)
+    if status < 0:
+        raise_malformed(&r, status, "ProduceBatchRequest" if batch else "ProduceMessageRequest")
+    request = ProduceRequest.__new__(ProduceRequest)
+    request.topic = text(&fields.topic)
+    request.records = spans
+    request.required_acks = fields.required_acks if fields.has_required_acks else None
+    request.correlation_id = fields.correlation_id
+    request.producer_id = fields.producer_id
+    request.partition = fields.partition
+    request.timeout_ms = fields.timeout_ms
+    request.producer_epoch = fields.producer_epoch
+    request.sequence = fields.sequence
+    return request
+
+
+def decode_consume(bytes data not None):
+    cdef Reader r
+    cdef ConsumeFields fields
+    cdef ConsumeRequest request
+    cdef const uint8_t* end = open_reader(&r, data)
+    cdef int status
+    if PyBytes_GET_SIZE(data) < RELEASE_GIL_BYTES:
+        status = read_consume(&r, end, &fields)
+    else:
+        with nogil:
+            status = read_consume(&r, end, &fields)
+    if status < 0:
+        raise_malformed(&r, status, "ConsumeMessagesRequest")
+    request = ConsumeRequest.__new__(ConsumeRequest)
+    request.topic = text(&fields.topic)
+    request.group_id = text(&fields.group_id)
+    request.offset = fields.offset
+    request.start_timestamp = fields.start_timestamp
+    request.partition = fields.partition
+    request.max_bytes = fields.max_bytes
+    request.min_bytes = fields.min_bytes
+    request.max_wait_ms = fields.max_wait_ms
+    request.max_records = fields.max_records
+    request.heartbeat_ms = fields.heartbeat_ms
+    request.until_end = fields.until_end
+    return request
+
+
+cdef const uint8_t* open_reader(Reader* r, bytes data):
+    r.start = r.p = r.fault = <const uint8_t*>PyBytes_AS_STRING(data)
+    return r.start + PyBytes_GET_SIZE(data)
+
+
+cdef inline str text(Text* field):
+    """The kernel has seen that it is UTF-8."""
+    return PyUnicode_DecodeUTF8(<const char*>field.data, field.size, NULL) if field.size else ""
+
+
+# What is wrong, and the request field at fault where there is one.
+cdef dict FAULTS = {
+    CUT_VARINT: ("a varint is cut", ""),
+    LONG_VARINT: ("a varint is too long or too large", ""),
+    FIELD_ZERO: ("a field has the number 0", ""),
+    WIRE_TYPE: ("a field has a wire type that does not exist", ""),
+    CUT_FIELD: ("a field goes on past the end of its message", ""),
+    STRAY_GROUP_END: ("a group ends that did not begin", ""),
+    CUT_GROUP: ("a group does not end", ""),
+    TOO_DEEP: ("groups are nested too deeply", ""),
+    BAD_TOPIC: ("the topic is not UTF-8", "topic"),
+    BAD_GROUP_ID: ("the group id is not UTF-8", "group_id"),
+    BAD_HEADER_KEY: ("a header key is not UTF-8", "headers.key"),
+}
+
+
+cdef int raise_malformed(Reader* r, int status, str message) except -1:
+    """Raises what a negative status stands for. Cold."""
+    cdef Py_ssize_t position = r.fault - r.start
+    if status == NO_MEMORY:
+        raise MemoryError
+    if status == MANY_RECORDS or status == MANY_HEADERS:
+        raise TooManyRecords(
+            f"{message} has more than {MAX_RECORDS} {'records' if status == MANY_RECORDS else 'headers'}",
+            limit=MAX_RECORDS)
+    what, bad_field = FAULTS[status]
+    raise MalformedMessage(f"{message}: {what}, at byte {position}", bad_field=bad_field, position=position)
+
+
+# -- responses --------------------------------------------------------------------------------
+
+def encode_produce_message_response(
+        str topic not None, int32_t partition, int64_t offset, int64_t timestamp, str error not None="",
+        int32_t error_code=0):
+    cdef Text name, problem
+    cdef bytes kept = open_texts(topic, &name, error, &problem)
+    cdef bytes result = PyBytes_FromStringAndSize(
+        NULL, text_size(BYTES_1, name.size) + int_size(VARINT_2, partition) + int_size(VARINT_3, offset)
+        + int_size(VARINT_4, timestamp) + text_size(BYTES_5, problem.size) + int_size(VARINT_100, error_code))
+    cdef uint8_t* p = write_text(<uint8_t*>PyBytes_AS_STRING(result), BYTES_1, name.data, name.size)
+    p = write_int(p, VARINT_2, partition)
+    p = write_int(p, VARINT_3, offset)
+    p = write_int(p, VARINT_4, timestamp)
+    p = write_text(p, BYTES_5, problem.data, problem.size)
+    write_int(p, VARINT_100, error_code)
+    return result
+
+
+def encode_produce_batch_response(
+        str topic not None, int32_t partition, int64_t base_offset, int64_t last_offset, int64_t timestamp,
+        int64_t correlation_id, int64_t high_watermark, str error not None="", int32_t error_code=0):
+    cdef Text name, problem
+    cdef bytes kept = open_texts(topic, &name, error, &problem)
+    cdef bytes result = PyBytes_FromStringAndSize(
+        NULL, text_size(BYTES_1, name.size) + int_size(VARINT_2, partition) + int_size(VARINT_3, base_offset)
+        + int_size(VARINT_4, last_offset) + int_size(VARINT_5, timestamp) + int_size(VARINT_6, correlation_id)
+        + text_size(BYTES_7, problem.size) + int_size(VARINT_8, error_code) + int_size(VARINT_9, high_watermark))
+    cdef uint8_t* p = write_text(<uint8_t*>PyBytes_AS_STRING(result), BYTES_1, name.data, name.size)
+    p = write_int(p, VARINT_2, partition)
+    p = write_int(p, VARINT_3, base_offset)
+    p = write_int(p, VARINT_4, last_offset)
+    p = write_int(p, VARINT_5, timestamp)
+    p = write_int(p, VARINT_6, correlation_id)
+    p = write_text(p, BYTES_7, problem.data, problem.size)
+    p = write_int(p, VARINT_8, error_code)
+    write_int(p, VARINT_9, high_watermark)
+    return result
+
+
+cdef bytes open_texts(str topic, Text* name, str error, Text* problem):
+    """The UTF-8 of both; the caller keeps what comes back until it has written them.
+
+    An error text may quote what is not Unicode (a file's name): that must not hide the error.
+    """
+    cdef bytes kept = b""
+    cdef Py_ssize_t size
+    name.data = <const uint8_t*>PyUnicode_AsUTF8AndSize(topic, &size)
+    name.size = size
+    if error:
+        kept = error.encode("utf-8", "replace")
+    problem.data = <const uint8_t*>PyBytes_AS_STRING(kept)
+    problem.size = PyBytes_GET_SIZE(kept)
+    return kept
+
+
+def encode_consume_response(
+        bytes topic not None, int32_t partition, int64_t high_watermark, int64_t log_start_offset, Batches batches,
+        int64_t max_bytes, int64_t max_records):
+    cdef Walk start, walk
+    cdef Plan plan
+    cdef bytes result
+    cdef uint8_t* p
+    cdef int64_t size = (
+        text_size(BYTES_1, PyBytes_GET_SIZE(topic)) + int_size(VARINT_2, partition)
+        + int_size(VARINT_3, high_watermark) + int_size(VARINT_100, log_start_offset))
+    plan.size = plan.count = 0
+    if batches is not None:
+        # A message of 2 GiB is more than any client reads.
+        max_bytes = min(max_bytes, INT32_MAX - size)
+        if max_records <= 0:
+            max_records = INT64_MAX
+        walk_open(batches, &start)
+        walk = start
+        if min(max_bytes, start.size - start.batch_position) < RELEASE_GIL_BYTES:
+            plan_records(&walk, partition, max_bytes, max_records, &plan)
+        else:
+            with nogil:
+                plan_records(&walk, partition, max_bytes, max_records, &plan)
+        if plan.lost and plan.count == 0:
+            raise_data_loss(&walk)
+    result = PyBytes_FromStringAndSize(NULL, size + plan.size)
+    p = write_text(<uint8_t*>PyBytes_AS_STRING(result), BYTES_1, <const uint8_t*>PyBytes_AS_STRING(topic),
+                   PyBytes_GET_SIZE(topic))
+    p = write_int(p, VARINT_2, partition)
+    p = write_int(p, VARINT_3, high_watermark)
+    if plan.count == 0:
+        pass
+    elif plan.size < RELEASE_GIL_BYTES:
+        p = write_records(p, &start, partition, &plan)
+    else:
+        with nogil:
+            p = write_records(p, &start, partition, &plan)
+    write_int(p, VARINT_100, log_start_offset)
+    if batches is not None:
+        walk_save(batches, &walk)
+    return result, plan.count
+
+
+cdef int raise_data_loss(Walk* walk) except -1:
+    """Names the offsets of the batch that the walk could not read. Cold."""
+    cdef BatchHead head
+    cdef int64_t last_offset = walk.next_offset
+    if walk.size - walk.batch_position >= HEADER_BYTES:
+        read_head(walk.data + walk.batch_position, &head)
+        last_offset = max(last_offset, head.last_offset)
+    raise DataLoss("a batch's records do not add up", first_offset=walk.next_offset, last_offset=last_offset)

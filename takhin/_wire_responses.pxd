@@ -1,0 +1,140 @@
+# Responses, written: inline C for _wire.
+#
+# A walk over the batches sizes the records that fit, a second one writes them.
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+from ._bytes cimport write_varint
+from ._fastlog cimport HeaderSpan, RecordView, Walk, header_next, walk_next
+from ._wire_fields cimport (
+    bytes_size, int_size, text_size, utf8_fault, utf8_repair, utf8_repaired_size, write_bytes, write_int, write_text,
+)
+
+# Tags: field number << 3 | wire type.
+cdef enum:
+    VARINT_2 = 2 << 3
+    VARINT_3 = 3 << 3
+    VARINT_4 = 4 << 3
+    VARINT_5 = 5 << 3
+    VARINT_6 = 6 << 3
+    VARINT_8 = 8 << 3
+    VARINT_9 = 9 << 3
+    VARINT_100 = 100 << 3
+    BYTES_1 = 1 << 3 | 2
+    BYTES_2 = 2 << 3 | 2
+    BYTES_3 = 3 << 3 | 2
+    BYTES_4 = 4 << 3 | 2
+    BYTES_5 = 5 << 3 | 2
+    BYTES_7 = 7 << 3 | 2
+
+
+cdef struct Plan:
+    int64_t size            # bytes of the records, their tags and lengths included
+    int64_t count
+    bint repair             # some header key is not UTF-8
+    bint lost               # the batches did not add up after these records
+
+
+cdef inline bint is_text(const HeaderSpan* header) noexcept nogil:
+    return utf8_fault(header.key, header.key + header.key_len) == NULL
+
+cdef inline int64_t record_size(const RecordView* view, int32_t partition, bint check, bint* repair) noexcept nogil:
+    """Bytes of the Record message, or -1 when its headers do not add up.
+
+    With `check`, header keys that are not UTF-8 are counted as repaired, and set `repair`.
+    """
+    cdef HeaderSpan header
+    cdef const uint8_t* p = view.headers
+    cdef int32_t i
+    cdef int64_t key_size
+    cdef int64_t size = int_size(VARINT_4, view.timestamp) + int_size(VARINT_5, view.offset)
+    size += int_size(VARINT_6, partition)
+    if view.key_len >= 0:
+        size += bytes_size(BYTES_1, view.key_len)
+    if view.value_len >= 0:
+        size += bytes_size(BYTES_2, view.value_len)
+    for i in range(view.header_count):
+        p = header_next(p, view.end, &header)
+        if p == NULL:
+            return -1
+        key_size = header.key_len
+        if check and not is_text(&header):
+            key_size = utf8_repaired_size(header.key, header.key + header.key_len)
+            repair[0] = True
+        size += bytes_size(BYTES_3, text_size(BYTES_1, key_size) + text_size(BYTES_2, header.value_len))
+    return size if p == view.end else -1
+
+cdef inline void plan_records(
+    Walk* walk, int32_t partition, int64_t max_bytes, int64_t max_records, Plan* plan
+) noexcept nogil:
+    """Sizes the records that fit, at least one. The walk ends before the first that does not.
+
+    When `lost` is set and the count is 0, the walk is where the batches do not add up.
+    """
+    cdef Walk before
+    cdef RecordView view
+    cdef int64_t size
+    cdef int status
+    plan.size = plan.count = 0
+    plan.repair = plan.lost = False
+    while plan.count < max_records:
+        before = walk[0]
+        status = walk_next(walk, &view)
+        if status == 0:
+            return
+        size = record_size(&view, partition, True, &plan.repair) if status > 0 else -1
+        if size < 0:
+            plan.lost = True
+            if plan.count > 0:
+                # What came before goes out first; the next call finds the same place again.
+                walk[0] = before
+            elif status > 0:
+                walk.next_offset = view.offset
+            return
+        size = bytes_size(BYTES_4, size)
+        if plan.count > 0 and plan.size + size > max_bytes:
+            walk[0] = before
+            return
+        plan.size += size
+        plan.count += 1
+
+cdef inline uint8_t* write_header(uint8_t* p, const HeaderSpan* header, bint check) noexcept nogil:
+    cdef const uint8_t* key_end = header.key + header.key_len
+    cdef int64_t key_size = header.key_len
+    cdef bint repair = check and not is_text(header)
+    if repair:
+        key_size = utf8_repaired_size(header.key, key_end)
+    p = write_varint(p, BYTES_3)
+    p = write_varint(p, <uint64_t>(text_size(BYTES_1, key_size) + text_size(BYTES_2, header.value_len)))
+    if repair:
+        p = write_varint(write_varint(p, BYTES_1), <uint64_t>key_size)
+        p = utf8_repair(p, header.key, key_end)
+    else:
+        p = write_text(p, BYTES_1, header.key, key_size)
+    return write_text(p, BYTES_2, header.value, header.value_len)
+
+cdef inline uint8_t* write_records(uint8_t* p, const Walk* start, int32_t partition, const Plan* plan) noexcept nogil:
+    """Writes what was planned from `start` on."""
+    cdef Walk walk = start[0]
+    cdef RecordView view
+    cdef HeaderSpan header
+    cdef const uint8_t* at
+    cdef bint ignored = False
+    cdef int64_t i
+    cdef int32_t h
+    for i in range(plan.count):
+        walk_next(&walk, &view)
+        p = write_varint(p, BYTES_4)
+        p = write_varint(p, <uint64_t>record_size(&view, partition, plan.repair, &ignored))
+        if view.key_len >= 0:
+            p = write_bytes(p, BYTES_1, view.key, view.key_len)
+        if view.value_len >= 0:
+            p = write_bytes(p, BYTES_2, view.value, view.value_len)
+        at = view.headers
+        for h in range(view.header_count):
+            at = header_next(at, view.end, &header)
+            p = write_header(p, &header, plan.repair)
+        p = write_int(p, VARINT_4, view.timestamp)
+        p = write_int(p, VARINT_5, view.offset)
+        p = write_int(p, VARINT_6, partition)
+    return p
