@@ -121,7 +121,7 @@ def _override(reading: _Reading, override: str) -> None:
     if not equals:
         reading.add(COMMAND_LINE, path, "an override is written PATH=VALUE, such as grpc.addr=127.0.0.1:9999")
     elif path not in settings():
-        reading.add(COMMAND_LINE, path, _unknown("", path))
+        reading.add(COMMAND_LINE, path, f"unknown setting; {_meant(_similar(path)) or 'see takhin config show'}")
     else:
         setting = settings()[path]
         reading.take(setting, setting.from_text(text), COMMAND_LINE, COMMAND_LINE)
@@ -260,14 +260,21 @@ def _unknown(section: str, key: str) -> str:
     if wanted in settings():  # "grpc.addr: ..." as one key at the root of a file
         setting = settings()[wanted]
         return f"unknown setting; write {setting.key} below {setting.section}:"
-    here = [s.key for s in settings().values() if s.section == section] + ([] if section else list(sections()))
     prefix = f"{section}." if section else ""
-    nearest = difflib.get_close_matches(key.replace("-", "_"), here, n=1)
-    candidates = [prefix + name for name in nearest]
-    if not candidates:
-        candidates = difflib.get_close_matches(wanted, settings(), n=1)
-    if not candidates:
-        candidates = [s.path for s in settings().values() if s.key == key][:1]
-    if candidates:
-        return f"unknown setting; did you mean {candidates[0]}?"
-    return f"unknown setting; there are: {', '.join(prefix + name for name in here)}"
+    here = [setting.key for setting in settings().values() if setting.section == section]
+    if not section:
+        here += sections()
+    found = [prefix + name for name in difflib.get_close_matches(key.replace("-", "_"), here, n=1)]
+    return (
+        f"unknown setting; {_meant(found or _similar(wanted)) or 'there are: ' + ', '.join(prefix + n for n in here)}"
+    )
+
+
+def _similar(path: str) -> list[str]:
+    """Paths of settings that ``path`` may mean, the likeliest first: the same key elsewhere, or a near one."""
+    same_key = [setting.path for setting in settings().values() if setting.key == path]
+    return same_key or difflib.get_close_matches(path.replace("-", "_"), settings(), n=1)
+
+
+def _meant(paths: Sequence[str]) -> str:
+    return f"did you mean {paths[0]}?" if paths else ""
