@@ -79,6 +79,11 @@ def test_a_named_option_beats_set(takhin):
     assert json.loads(result.output)["grpc.addr"]["value"] == ":2"
 
 
+def test_a_later_set_beats_an_earlier_one(takhin):
+    result = takhin("config", "show", "--set", "grpc.addr=:2", "--set", "grpc.addr=:3", "--json")
+    assert json.loads(result.output)["grpc.addr"]["value"] == ":3"
+
+
 def test_show_of_a_bad_configuration_ends_with_its_own_exit_code(takhin):
     result = takhin("config", "show", "--set", "grpc.addr=x")
     assert result.exit_code == 78
