@@ -71,8 +71,8 @@ def extensions() -> list[Extension]:
 
 def generate_protobuf(out: Path) -> None:
     """Write ``takhin/v1/*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` below ``out``."""
-    import grpc_tools  # noqa: PLC0415 - not there when only metadata is asked for
-    from grpc_tools import protoc  # noqa: PLC0415
+    import grpc_tools
+    from grpc_tools import protoc
 
     include = Path(grpc_tools.__file__).parent / "_proto"
     for proto in sorted(PROTO_ROOT.rglob("*.proto")):
@@ -105,7 +105,7 @@ class BuildExt(build_ext):
     builds in place, needs the protobuf code there as well."""
 
     def finalize_options(self) -> None:
-        from Cython.Build import cythonize  # noqa: PLC0415 - not there when only metadata is asked for
+        from Cython.Build import cythonize
 
         self.distribution.ext_modules = cythonize(
             self.distribution.ext_modules,
