@@ -71,10 +71,13 @@ cdef inline const uint8_t* read_varint(const uint8_t* p, const uint8_t* end, uin
     if p < end and p[0] < 0x80:
         out[0] = p[0]
         return p + 1
+    if end - p >= 2 and p[1] < 0x80:
+        out[0] = (p[0] & 0x7F) | <uint64_t>p[1] << 7
+        return p + 2
     while p < end and shift < 70:
         b = p[0]
         p += 1
-        value |= <uint64_t>(b & 0x7F) << shift if shift < 64 else 0
+        value |= <uint64_t>(b & 0x7F) << shift
         if b < 0x80:
             out[0] = value
             return p

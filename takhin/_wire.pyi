@@ -35,6 +35,8 @@ class ProduceRequest:
     def producer_epoch(self) -> int: ...
     @property
     def sequence(self) -> int: ...
+    def copy_records(self) -> list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int]]:
+        """(key, value, headers, timestamp) of each. For tools and tests: one object a record."""
 
 class ConsumeRequest:
     """ConsumeMessagesRequest. Immutable."""

@@ -6,13 +6,15 @@
 # struct and gives a negative status, which `raise_malformed` turns into an exception.
 # The kernels are in _wire_requests.pxd and _wire_responses.pxd, what they share in _wire_fields.pxd.
 
-from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
 cimport cython
 
-from ._fastlog cimport BatchHead, Batches, HEADER_BYTES, RecordSpans, Walk, read_head, walk_open, walk_save
+from ._fastlog cimport (
+    BatchHead, Batches, HEADER_BYTES, HeaderSpan, RecordSpan, RecordSpans, Walk, read_head, walk_open, walk_save,
+)
 from ._wire_fields cimport (
     BAD_GROUP_ID, BAD_HEADER_KEY, BAD_TOPIC, CUT_FIELD, CUT_GROUP, CUT_VARINT, FIELD_ZERO, LONG_VARINT, MANY_HEADERS,
     MANY_RECORDS, NO_MEMORY, Reader, STRAY_GROUP_END, TOO_DEEP, WIRE_TYPE,
@@ -31,9 +33,11 @@ from .errors import DataLoss, MalformedMessage, TooManyRecords
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
-# Below this many bytes, giving the GIL away and taking it back costs more than it gives.
+# Below this many bytes, giving the GIL away and taking it back costs more than it gives. Measured with
+# 2 to 8 threads: a kernel of 5 microseconds breaks even, which is 30 KiB of records of 100 bytes and
+# 200 KiB of records of 1 KiB.
 cdef enum:
-    RELEASE_GIL_BYTES = 32768
+    RELEASE_GIL_BYTES = 131072
 
 MAX_RECORDS = RECORDS_AT_MOST
 
@@ -42,6 +46,7 @@ MAX_RECORDS = RECORDS_AT_MOST
 
 @cython.final
 @cython.no_gc
+@cython.auto_pickle(False)
 @cython.freelist(64)
 cdef class ProduceRequest:
     cdef readonly str topic
@@ -57,9 +62,29 @@ cdef class ProduceRequest:
     def __init__(self):
         raise TypeError("ProduceRequest comes from decode_produce_message and decode_produce_batch")
 
+    def copy_records(self):
+        cdef RecordSpan* record
+        cdef HeaderSpan* header
+        cdef uint32_t i, h
+        cdef list result = []
+        for i in range(self.records.count):
+            record = self.records.records + i
+            headers = []
+            for h in range(record.first_header, record.first_header + record.header_count):
+                header = self.records.headers + h
+                headers.append((blob(header.key, header.key_len).decode(), blob(header.value, header.value_len)))
+            result.append(
+                (blob(record.key, record.key_len), blob(record.value, record.value_len), headers, record.timestamp))
+        return result
+
+
+cdef object blob(const uint8_t* data, int32_t length):
+    return None if length < 0 else PyBytes_FromStringAndSize(<const char*>data, length)
+
 
 @cython.final
 @cython.no_gc
+@cython.auto_pickle(False)
 cdef class ConsumeRequest:
     cdef readonly str topic
     cdef readonly str group_id
@@ -177,6 +202,8 @@ cdef int raise_malformed(Reader* r, int status, str message) except -1:
             f"{message} has more than {MAX_RECORDS} {'records' if status == MANY_RECORDS else 'headers'}",
             limit=MAX_RECORDS)
     what, bad_field = FAULTS[status]
+    if status == BAD_HEADER_KEY:
+        bad_field = ("record." if message == "ProduceMessageRequest" else "records.") + bad_field
     raise MalformedMessage(f"{message}: {what}, at byte {position}", bad_field=bad_field, position=position)
 
 
