@@ -248,3 +248,10 @@ class MetadataDamaged(TakhinError):
 
     code = "DATA_LOSS"
     reason = "METADATA_DAMAGED"
+
+
+class AddressInUse(TakhinError):
+    """An address that cannot be listened on. Never crosses the network: the server does not start."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "ADDRESS_IN_USE"
