@@ -43,9 +43,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def failed(error: ClientError, prefix: str = "") -> CommandFailed:
+def failed(error: ClientError) -> CommandFailed:
     """What a failed call becomes: ``<message> (<CODE>/<REASON>)`` and the exit code for its kind."""
-    return CommandFailed(f"{prefix}{one_line(error.message)} ({error.label})", exit_codes.for_status(error.code))
+    return CommandFailed(f"{one_line(error.message)} ({error.label})", exit_codes.for_status(error.code))
 
 
 def server_address(text: str) -> str:
@@ -95,8 +95,10 @@ def connection(addr: str, timeout: float) -> Iterator[Client]:
         with Client(target, timeout=timeout) as client:
             yield client
     except ClientError as error:
-        prefix = "" if error.reason or not error.transport_broken else f"{target}: "
-        raise failed(error, prefix) from None
+        if not error.reason and error.transport_broken:
+            cause = one_line(error.message).rsplit(": ", 1)[-1]  # of a list of all that was tried, the last
+            raise CommandFailed(f"cannot reach {target}: {cause} ({error.label})", exit_codes.UNAVAILABLE) from None
+        raise failed(error) from None
 
 
 def interruptible(command: _Command) -> _Command:

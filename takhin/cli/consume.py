@@ -111,7 +111,7 @@ def command(
     addr: str,
     timeout: float,
 ) -> None:
-    r"""Read records of TOPIC to stdout.
+    """Read records of TOPIC to stdout.
 
     Without --follow it ends at the end that each partition had when it began, and goes through
     one partition after another. With --follow it reads all at once and stays connected,

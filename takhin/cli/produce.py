@@ -112,7 +112,7 @@ def command(
     addr: str,
     timeout: float,
 ) -> None:
-    r"""Write records to TOPIC, from a file or a pipe; typed at a terminal, each line is sent at once.
+    """Write records to TOPIC, from a file or a pipe; typed at a terminal, each line is sent at once.
 
     \b
     Formats:
@@ -128,7 +128,7 @@ def command(
     Examples:
       takhin produce logs --file /var/log/syslog
       tail -f app.log | takhin produce logs --acks 1
-      takhin produce orders --file orders.tsv --key-separator '\t'
+      takhin produce orders --file orders.tsv --key-separator '\\t'
       takhin produce orders --format jsonl --idempotent < orders.jsonl
       takhin consume orders --format json | takhin produce copy --format jsonl
     """
@@ -265,7 +265,7 @@ def _report(outcome: _Outcome, as_json: bool) -> None:
             code = exit_codes.for_status(outcome.error.code)
         raise CommandFailed(f"{lost} of {count_text(outcome.sent, 'record')} not acknowledged{cause}", code)
     if outcome.input_error:
-        raise CommandFailed(f"{outcome.input_error}; {count_text(outcome.sent, 'record')} before it were sent")
+        raise CommandFailed(f"{outcome.input_error}; sent before it: {count_text(outcome.sent, 'record')}")
     if outcome.interrupted:
         raise SystemExit(INTERRUPTED)
 
