@@ -1,0 +1,161 @@
+"""From a function over bytes to a gRPC handler: receiving the request, turning errors into statuses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from .. import errors
+from . import status
+from .names import refine
+from .parked import Send
+from .pools import CallPool
+from .timers import Timers
+
+#: A method with one request and one response: request bytes and context to response bytes.
+Unary = Callable[[bytes, grpc.ServicerContext], bytes]
+#: A method whose responses are sent later: it has taken everything over when it returns.
+Parked = Callable[[bytes, grpc.ServicerContext, Send], None]
+#: As ``Parked``, with a stream of requests that it reads before it returns.
+ParkedBidi = Callable[[Iterator[bytes], grpc.ServicerContext, Send], None]
+
+Request = TypeVar("Request", bound=Message)
+
+#: Seconds that a single request has to arrive. Its thread waits for it, so a client that sends half of one
+#: must not keep the thread for as long as it likes.
+ARRIVAL_SECONDS = 30.0
+
+
+class Arrivals:
+    """Gives up calls whose one request does not arrive in time. One timer for all of them."""
+
+    def __init__(self, timers: Timers, seconds: float = ARRIVAL_SECONDS) -> None:
+        self._timers = timers
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        #: Due times, ``time.monotonic`` seconds, in order.
+        self._waiting: dict[grpc.ServicerContext, float] = {}
+        self._armed = False
+
+    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """The first request. Raises ``grpc.RpcError`` when the call is over first."""
+        with self._lock:
+            self._waiting[context] = time.monotonic() + self._seconds
+            arm, self._armed = not self._armed, True
+        if arm:
+            self._timers.after(self._seconds, self._give_up_late)
+        try:
+            return next(requests)
+        except StopIteration:
+            raise errors.Unimplemented("the method takes exactly one request message, and none came") from None
+        finally:
+            with self._lock:
+                del self._waiting[context]
+
+    def _give_up_late(self) -> None:
+        now = time.monotonic()
+        late = []
+        following = None
+        with self._lock:
+            for context, due in self._waiting.items():
+                if due > now:
+                    following = due - now
+                    break
+                late.append(context)
+            self._armed = following is not None
+        for context in late:
+            context.cancel()  # type: ignore[no-untyped-call]
+        if following is not None:
+            self._timers.after(following, self._give_up_late)
+
+
+def cold(request_type: type[Request], method: Callable[[Request, grpc.ServicerContext], Message]) -> Unary:
+    """A method over protobuf objects, as one over bytes."""
+
+    def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            request = request_type.FromString(data)
+        except DecodeError:
+            raise errors.MalformedMessage(f"these bytes are not a {request_type.DESCRIPTOR.name}") from None
+        try:
+            return method(request, context).SerializeToString()
+        except errors.TopicNotFound as exc:
+            raise refine(exc, getattr(request, "topic", "") or getattr(request, "name", "")) from None
+
+    return call
+
+
+# Unary methods are registered as streams of requests: gRPC then calls the handler at once, and it
+# is the handler that waits for the request, with a limit. On the wire there is no difference.
+
+
+def unary_handler(method: Unary, name: str, pool: CallPool, arrivals: Arrivals) -> grpc.RpcMethodHandler[Any, Any]:
+    def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        try:
+            return method(arrivals.receive(requests, context), context)
+        except grpc.RpcError:
+            raise  # the client has gone; gRPC knows
+        except Exception as exc:
+            fail(context, status.known(exc, method=name))
+            raise AssertionError from None  # fail has raised
+
+    return grpc.stream_unary_rpc_method_handler(in_pool(call, pool))
+
+
+def parked_handler(method: Parked, name: str, pool: CallPool, arrivals: Arrivals) -> grpc.RpcMethodHandler[Any, Any]:
+    def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+        try:
+            method(arrivals.receive(requests, context), context, send)
+        except grpc.RpcError:
+            raise
+        except Exception as exc:
+            fail_parked(context, send, status.known(exc, method=name))
+
+    return grpc.stream_stream_rpc_method_handler(in_pool(call, pool, parked=True))
+
+
+def parked_bidi_handler(method: ParkedBidi, name: str, pool: CallPool) -> grpc.RpcMethodHandler[Any, Any]:
+    def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+        try:
+            method(requests, context, send)
+        except grpc.RpcError:
+            raise
+        except Exception as exc:
+            fail_parked(context, send, status.known(exc, method=name))
+
+    return grpc.stream_stream_rpc_method_handler(in_pool(call, pool, parked=True))
+
+
+def failing_handler(error: errors.TakhinError, pool: CallPool) -> grpc.RpcMethodHandler[Any, Any]:
+    """Answers every call with the error, without waiting for its request."""
+
+    def call(_requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        fail(context, error)
+        raise AssertionError  # fail has raised
+
+    return grpc.stream_unary_rpc_method_handler(in_pool(call, pool))
+
+
+def in_pool(behaviour: Callable[..., Any], pool: CallPool, parked: bool = False) -> Callable[..., Any]:
+    """Say to gRPC where the behaviour runs, and whether its answers come later."""
+    behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    if parked:
+        behaviour.experimental_non_blocking = True  # type: ignore[attr-defined]
+    return behaviour
+
+
+def fail(context: grpc.ServicerContext, error: errors.TakhinError) -> None:
+    """End the call with the error, from within its handler. Raises what gRPC expects."""
+    status.fill(context, error)
+    context.abort(status.grpc_code(error), status.message_of(error))
+
+
+def fail_parked(context: grpc.ServicerContext, send: Send, error: errors.TakhinError) -> None:
+    """End a call that has sent nothing and that nobody has taken over."""
+    status.fill(context, error)
+    send(None)
