@@ -11,7 +11,6 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from . import errors
 from .clock import Clock
@@ -32,8 +31,6 @@ _MAX_PARTITION = (1 << 31) - 1
 Writes = dict[Key, Row | None]
 #: Looks at what is committed and says what to write; raises to refuse. Runs on the committing thread.
 Work = Callable[[Model], Writes]
-
-T = TypeVar("T")
 
 
 class Metadata:
@@ -220,6 +217,11 @@ class Metadata:
         with self._lock:
             return group_id in self._model.offsets
 
+    def group_count(self) -> int:
+        """How many groups have committed something."""
+        with self._lock:
+            return len(self._model.offsets)
+
     def delete_group(self, group_id: str) -> bool:
         """Forget what a group has committed. False when there was nothing."""
         found = False
@@ -309,20 +311,22 @@ class Metadata:
             return
         try:
             self._store.commit(changes)
+            with self._lock:
+                for key, _, new in changes:
+                    self._model.apply(key, new)
         except errors.TakhinError as error:
             for ticket in accepted:
                 # Each caller raises its own: one exception in many threads would tangle their tracebacks.
                 ticket.error = type(error)(error.message, **error.fields)
                 ticket.error.__cause__ = error.__cause__
-            return
-        except Exception as error:
+        except BaseException as error:
+            # Memory and database may differ now: what the next commit would say of the rows could be wrong.
+            self._store.go_offline(f"a commit was broken off: {error!r}")
             for ticket in accepted:
-                ticket.error = errors.Internal(f"metadata: {error!r}")
+                ticket.error = errors.DurabilityUnknown("the commit was broken off")
                 ticket.error.__cause__ = error
-            return
-        with self._lock:
-            for key, _, new in changes:
-                self._model.apply(key, new)
+            if not isinstance(error, Exception):
+                raise
 
 
 def _new_producer(model: Model) -> tuple[int, Writes]:

@@ -11,6 +11,7 @@ Used by one thread at a time: the commit queue's leader.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from . import errors
 from .clock import Clock
 from .metadata_files import (
+    RESERVE_BYTES,
     check_header,
     create_database,
     drop_page_cache,
@@ -40,10 +42,13 @@ CHECKPOINT_FRAMES = 640
 #: After a checkpoint that found the disk full, this many frames more until the next try.
 CHECKPOINT_RETRY_FRAMES = 64
 
+#: Disk space that must be left, bytes, for the database file to be made longer.
+GROWTH_MARGIN_BYTES = 1024 * 1024
+#: SQLite's own bound on the pages of a file.
+MOST_PAGES = 1073741823
+
 #: A change of one row: its key, what it was, what it becomes. None: no such row.
 Change = tuple[Key, Row | None, Row | None]
-
-_INTEGER_LIMIT = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class MetadataStore:
         Raises ``MetadataDamaged``, ``DataDirLocked``, ``DiskFull`` (while making a new one).
         """
         started = time.monotonic()
+        self.offline_reason = ""
         try:
             if not self.path.exists():
                 create_database(self.path, self._clock.now_ms())
@@ -112,9 +118,13 @@ class MetadataStore:
         except sqlite3.Error as error:
             self._disconnect()
             raise self._refusal(error) from error
+        except (ValueError, TypeError, OverflowError) as error:
+            # The binding's own complaints, about text that is not UTF-8 for example.
+            self._disconnect()
+            raise self._damaged(str(error)) from error
         except OSError as error:
             self._disconnect()
-            raise errors.MetadataDamaged(f"{self.path} cannot be used: {error}", path=self.path) from error
+            raise self._unusable(str(error)) from error
         log.info(
             "metadata opened",
             extra={
@@ -192,10 +202,52 @@ class MetadataStore:
         assert self._connection is not None
         # After an unclean stop this makes durable whatever the log holds, before anybody is told of it.
         self._checkpoint("TRUNCATE")
-        if not self.offline_reason:
-            reserve_write_ahead_log(self.path)
+        self._reserve_pages()
+        if self.offline_reason:
+            raise self._unusable(self.offline_reason)
+        reserve_write_ahead_log(self.path)
         self._witness.open(bytes.fromhex(self.state.server_id), self.state.commits)
         sync_directory(self.path.parent)
+
+    def _reserve_pages(self) -> None:
+        """Have some free pages in the file, so that rows can be added on a full disk."""
+        assert self._connection is not None
+        (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        self._limit_pages()
+        if free * page_bytes < RESERVE_BYTES // 2:
+            self._grow(RESERVE_BYTES)
+
+    def _limit_pages(self) -> None:
+        """Let no commit make the file longer.
+
+        A commit that did could fit in the log and then not in the file: the log could never be
+        emptied again, and on a full disk no commit at all would be possible, not even in place.
+        """
+        assert self._connection is not None
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        self._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def _grow(self, size_bytes: int) -> bool:
+        """Add free pages to the file if the disk has room to spare; False when it has not."""
+        assert self._connection is not None
+        disk = os.statvfs(self.path.parent)
+        if disk.f_bavail * disk.f_frsize < 2 * size_bytes + GROWTH_MARGIN_BYTES:
+            return False
+        try:
+            self._connection.execute(f"PRAGMA max_page_count = {MOST_PAGES}")
+            # Filled and emptied in two transactions with a checkpoint between them: pages that are
+            # never written take no space. (Found full when an earlier start was cut off here.)
+            self._connection.execute("DELETE FROM reserve")
+            self._connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (size_bytes,))
+            self._checkpoint("PASSIVE")
+            self._connection.execute("DELETE FROM reserve")
+            self._limit_pages()
+        except sqlite3.Error as error:
+            if primary_code(error) != sqlite3.SQLITE_FULL:
+                self.go_offline(f"the file could not be made longer: {error}")
+            return False
+        return not self.offline_reason
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -211,24 +263,37 @@ class MetadataStore:
         if self._connection is None:
             raise errors.Unavailable("the metadata database is closed")
         state = self.state.after(changes)
+        try:
+            self._transact(changes, state)
+        except errors.DiskFull:
+            # Perhaps only the free pages have run out.
+            if not self._grow(RESERVE_BYTES + 2 * sum(_size_bytes(key, new) for key, _, new in changes)):
+                raise
+            self._transact(changes, state)
+        self._witness.note(state.commits)
+        self._frames += 2 + len({key[:-1] for key, _, _ in changes}) + len(changes) // 20
+        if self._frames >= CHECKPOINT_FRAMES:
+            self._checkpoint("PASSIVE")
+            self._reserve_pages()
+
+    def _transact(self, changes: Sequence[Change], state: State) -> None:
+        assert self._connection is not None
         committing = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._write(changes, state)
             committing = True
             self._connection.execute("COMMIT")
+            self.state = state
         except sqlite3.Error as error:
             failure = self._failure(error, committing=committing)
             self._roll_back()
             raise failure from error
-        except BaseException:
+        except BaseException as error:
+            if committing:  # out of memory, or interrupted: nobody knows how far it came
+                self.go_offline(f"a commit was broken off: {error!r}")
             self._roll_back()
             raise
-        self.state = state
-        self._witness.note(state.commits)
-        self._frames += 2 + len({key[:-1] for key, _, _ in changes}) + len(changes) // 20
-        if self._frames >= CHECKPOINT_FRAMES:
-            self._checkpoint("PASSIVE")
 
     def _write(self, changes: Sequence[Change], state: State) -> None:
         assert self._connection is not None
@@ -254,20 +319,20 @@ class MetadataStore:
         try:
             self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            self._go_offline(f"a rollback failed: {error}")
+            self.go_offline(f"a rollback failed: {error}")
 
     def _failure(self, error: sqlite3.Error, *, committing: bool) -> errors.TakhinError:
         """What a failed transaction means to its callers, and to those who come after."""
         code = primary_code(error)
         if code == sqlite3.SQLITE_FULL:
-            return errors.DiskFull(f"no space left to write {self.path.name}", path=self.path)
+            return errors.DiskFull(f"no space left to write {self.path.name}")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            self._go_offline(f"the database is damaged: {error}")
-            return self._damaged(str(error))
+            self.go_offline(f"the database is damaged: {error}")
+            return self._offline()
         # After a failed flush the kernel may call lost pages clean: no later flush can be believed.
-        self._go_offline(str(error))
+        self.go_offline(str(error))
         if committing:
-            return errors.DurabilityUnknown(f"writing {self.path.name} failed: {error}", path=self.path)
+            return errors.DurabilityUnknown(f"writing {self.path.name} failed: {error}")
         return self._offline()
 
     def _checkpoint(self, mode: str) -> None:
@@ -281,12 +346,13 @@ class MetadataStore:
                 self._frames = CHECKPOINT_FRAMES - CHECKPOINT_RETRY_FRAMES
                 log.warning("no space to checkpoint metadata", extra={"fields": {"path": str(self.path)}})
             else:
-                self._go_offline(f"a checkpoint failed: {error}")
+                self.go_offline(f"a checkpoint failed: {error}")
             return
         if busy or carried < frames:
             self._frames = int(frames)
 
-    def _go_offline(self, cause: str) -> None:
+    def go_offline(self, cause: str) -> None:
+        """Write nothing any more until the database is opened again. The first cause stays."""
         if not self.offline_reason:
             self.offline_reason = cause
             log.error(
@@ -322,9 +388,15 @@ class MetadataStore:
             path=self.path,
         )
 
+    def _unusable(self, cause: str) -> errors.MetadataDamaged:
+        return errors.MetadataDamaged(
+            f"{self.path} cannot be used: {cause}. See to its disk and its permissions; segments are untouched.",
+            path=self.path,
+        )
+
     def _offline(self) -> errors.LogOffline:
         return errors.LogOffline(
-            f"{self.path.name} takes no writes until the server is restarted: {self.offline_reason}", path=self.path
+            f"{self.path.name} takes no writes until the server is restarted: {self.offline_reason}"
         )
 
     def _refusal(self, error: sqlite3.Error) -> errors.TakhinError:
@@ -333,7 +405,14 @@ class MetadataStore:
             return errors.DataDirLocked(f"another process has {self.path} open", path=self.path)
         if code == sqlite3.SQLITE_FULL:
             return errors.DiskFull(f"no space left to write {self.path.name}", path=self.path)
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+            return self._unusable(str(error))
         return self._damaged(str(error))
+
+
+def _size_bytes(key: Key, row: Row | None) -> int:
+    """About what a row takes in the file, generously."""
+    return 0 if row is None else 100 + sum(4 * len(value) for value in (*key, *row) if isinstance(value, str))
 
 
 def primary_code(error: sqlite3.Error) -> int:
