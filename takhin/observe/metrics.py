@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -72,6 +72,8 @@ def gauge(registry: CollectorRegistry, name: str, documentation: str, value: Cal
 
 def build_registry(version: str, engine: str) -> CollectorRegistry:
     """A registry with what is known of the process."""
+    # A second series for each counter that says when it began: nobody asked, and it doubles every scrape.
+    disable_created_metrics()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

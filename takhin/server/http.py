@@ -1,0 +1,193 @@
+"""Metrics and probes over plain HTTP: /metrics, /livez, /readyz, /version."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from .. import __version__, address
+from ..errors import AddressInUse
+from ..observe.logging import incident
+from .timers import Timers
+
+log = logging.getLogger(__name__)
+
+#: Seconds that one request may take, however its bytes drip in.
+REQUEST_SECONDS = 10.0
+#: Requests at once; more wait to be accepted.
+MAX_REQUESTS = 32
+
+#: Why the server is not ready; empty when it is.
+Causes = Callable[[], list[str]]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "takhin"
+    sys_version = ""
+    protocol_version = "HTTP/1.0"  # one request a connection: none stays open
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        answer = {
+            "/metrics": self._metrics,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/version": self._version,
+        }.get(path)
+        if answer is None:
+            self._send(HTTPStatus.NOT_FOUND, b"there are: /metrics /livez /readyz /version\n")
+            return
+        try:
+            answer()
+        except OSError:
+            raise
+        except Exception as exc:
+            identity = incident(log, exc, path=path)
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error, incident {identity}\n".encode())
+
+    do_HEAD = do_GET
+
+    def _metrics(self) -> None:
+        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+        self._send(HTTPStatus.OK, encode(self.server.registry), content_type)
+
+    def _livez(self) -> None:
+        self._send(HTTPStatus.OK, b"alive\n")
+
+    def _readyz(self) -> None:
+        causes = self.server.causes()
+        if causes:
+            text = "".join(f"not ready: {cause}\n" for cause in causes)
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, text.encode())
+        else:
+            self._send(HTTPStatus.OK, b"ready\n")
+
+    def _version(self) -> None:
+        self._send(HTTPStatus.OK, json.dumps({"version": __version__}).encode() + b"\n", "application/json")
+
+    def _send(self, code: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("http request", extra={"fields": {"peer": self.client_address[0], "line": format % args}})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(
+        self, where: address.Address, family: socket.AddressFamily, registry: CollectorRegistry, causes: Causes
+    ) -> None:
+        self.address_family = family
+        self.registry = registry
+        self.causes = causes
+        self.timers = Timers()
+        self._room = threading.BoundedSemaphore(MAX_REQUESTS)
+        super().__init__((where.host or "::", where.port), _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6 and self.server_address[0] == "::":
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # HTTPServer's own looks the host's name up, which can take seconds.
+        ThreadingHTTPServer.__mro__[3].server_bind(self)  # type: ignore[attr-defined]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._room.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        timer = self.timers.after(REQUEST_SECONDS, lambda: _cut(request))
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            timer.cancel()
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        fields = {"peer": str(client_address[0]), "cause": repr(sys.exception())}
+        log.debug("http request failed", extra={"fields": fields})
+
+
+def _cut(request: socket.socket) -> None:
+    try:
+        request.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # over already
+
+
+class HttpServer:
+    """Asleep until somebody asks."""
+
+    def __init__(self, addr: str, registry: CollectorRegistry, causes: Causes) -> None:
+        self._addr = addr
+        self._registry = registry
+        self._causes = causes
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self.port = 0
+
+    def start(self) -> int:
+        """Listen and serve; gives the port. Raises ``AddressInUse``."""
+        where = address.parse(self._addr)
+        try:
+            self._server = self._bound(where)
+        except OSError as exc:
+            reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
+            raise AddressInUse(f"cannot listen on {where} (http.addr): {reason}") from None
+        self.port = self._server.server_address[1]
+        self._server.timers.start()
+        self._thread = threading.Thread(target=self._serve, args=(self._server,), name="takhin-http", daemon=True)
+        self._thread.start()
+        return self.port
+
+    def stop(self) -> None:
+        """Idempotent. Requests that run are left to their threads."""
+        server, self._server = self._server, None
+        if server is None or self._thread is None:
+            return
+        self._stopping = True
+        # Makes the listening socket readable, which is what the thread sleeps on.
+        _cut(server.socket)
+        self._thread.join()
+        server.server_close()
+        server.timers.stop()
+
+    def _bound(self, where: address.Address) -> _Server:
+        if where.host:
+            family = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0][0]
+            return _Server(where, family, self._registry, self._causes)
+        if socket.has_ipv6:
+            try:
+                return _Server(where, socket.AF_INET6, self._registry, self._causes)
+            except OSError as exc:
+                if exc.errno is not None and "in use" in os.strerror(exc.errno):
+                    raise
+        # A machine without IPv6.
+        return _Server(address.Address("0.0.0.0", where.port), socket.AF_INET, self._registry, self._causes)
+
+    def _serve(self, server: _Server) -> None:
+        # Not serve_forever: that one wakes twice a second to see whether it shall stop.
+        while not self._stopping:
+            server.handle_request()
