@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 DOMAIN = "takhin"
 DETAILS_KEY = "grpc-status-details-bin"
 
-#: Bounds on what a status repeats of a request, characters. The trailers must fit in 8 KiB (a
-#: client's default), with the message in them twice: percent-encoded and inside the details.
-MAX_MESSAGE = 400
-MAX_FIELD = 200
+#: Bounds on what a status repeats of a request, bytes of UTF-8. The trailers must fit in 8 KiB (a
+#: client's default), with the message in them up to four times, once percent-encoded.
+MAX_MESSAGE = 600
+MAX_FIELD = 150
 MAX_FIELDS = 8
 
 #: The table: ``TakhinError.code`` to gRPC.
@@ -112,7 +112,9 @@ def fill(context: StatusSink, error: errors.TakhinError) -> None:
 
 
 def clipped(text: str, limit: int) -> str:
-    """``text``, at most ``limit`` characters of it, without what would break a line or a terminal."""
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return "".join(ch if ch.isprintable() else "�" for ch in text) if not text.isprintable() else text
+    """``text``, at most ``limit`` bytes of it in UTF-8, without what would break a line or a terminal."""
+    if not text.isprintable():
+        text = "".join(ch if ch.isprintable() else "?" for ch in text[: limit + 1])
+    if len(text) > limit or len(text.encode()) > limit:
+        text = text[:limit].encode()[: limit - 3].decode(errors="ignore") + "…"
+    return text
