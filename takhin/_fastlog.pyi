@@ -111,6 +111,11 @@ class Batches:
     @property
     def size_bytes(self) -> int: ...
     def tobytes(self) -> bytes: ...
+    def first_info(self) -> BatchInfo:
+        """The first batch's header. Raises ``IndexError`` when there is none."""
+    def find_time(self, timestamp: int) -> tuple[int, int] | None:
+        """(offset, timestamp) of the next record that is at or after ``timestamp`` (ms); the place
+        moves behind it, or to the end. Raises ``DataLoss``."""
     def records(self) -> list[tuple[int, int, bytes | None, bytes | None, list[tuple[bytes, bytes | None]]]]:
         """The rest, as (offset, timestamp, key, value, headers); the place moves to the end.
         For tools and tests: one object a record. Raises ``DataLoss``."""

@@ -370,6 +370,28 @@ cdef class Batches:
     def tobytes(self):
         return PyBytes_FromStringAndSize(<const char*>self.data, self.size)
 
+    def first_info(self):
+        cdef BatchHead head
+        if self.size < HEADER_BYTES:
+            raise IndexError("no batch")
+        read_head(self.data, &head)
+        return head_info(0, &head, True)
+
+    def find_time(self, int64_t timestamp):
+        cdef Walk walk
+        cdef RecordView view
+        cdef int status
+        walk_open(self, &walk)
+        with nogil:
+            while True:
+                status = walk_next(&walk, &view)
+                if status <= 0 or view.timestamp >= timestamp:
+                    break
+        if status < 0:
+            raise DataLoss("a batch's records do not add up", first_offset=walk.next_offset)
+        walk_save(self, &walk)
+        return (view.offset, view.timestamp) if status else None
+
     def records(self):
         cdef Walk walk
         cdef RecordView view

@@ -119,6 +119,7 @@ class SegmentFile:
         """Check all batches from ``position`` on; (status, position, expected) where it ended: status
         0 at ``limit``, else the reason. Batches are noted in ``index``; those of idempotent producers
         are appended to ``producers``. ``progress`` is called with the position now and then."""
-    def candidates(self, position: int, limit: int, min_offset: int, max_offset: int) -> list[int]:
-        """Positions where a batch's fixed fields could lie with a base offset in the range
-        (inclusive). For finding the way behind damage; nothing is checked."""
+    def candidates(self, position: int, stop: int, limit: int, min_offset: int, max_offset: int) -> list[int]:
+        """Positions in [position, stop) where a batch's fixed fields could lie, with a base offset in
+        the range (inclusive) and a length that ends by ``limit``. For finding the way behind damage;
+        nothing is checked."""

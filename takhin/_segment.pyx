@@ -9,7 +9,7 @@ from posix.unistd cimport close as posix_close
 
 from ._bytes cimport read_be32, read_be64, write_be32, write_be64
 from ._fastlog cimport (
-    BATCH_CUT, BATCH_OK, HEADER_BYTES, BatchHead, Batches, RecordBatch, check_batch, head_info, read_head,
+    AT_MAGIC, BATCH_CUT, BATCH_OK, HEADER_BYTES, BatchHead, Batches, RecordBatch, check_batch, head_info, read_head,
 )
 
 import os
@@ -439,15 +439,14 @@ cdef class SegmentFile:
         status = check_batch(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), limit - position, &head)
         return head_info(position, &head, True) if status == BATCH_OK else None
 
-    def candidates(self, int64_t position, int64_t limit, int64_t min_offset, int64_t max_offset):
-        """Places from position on where the fixed fields of a batch could lie."""
-        cdef bytes data = self.pread(position, max(limit - position, 0))
+    def candidates(self, int64_t position, int64_t stop, int64_t limit, int64_t min_offset, int64_t max_offset):
+        cdef bytes data = self.pread(position, max(min(stop + HEADER_BYTES - 1, limit) - position, 0))
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)
         cdef int64_t n = PyBytes_GET_SIZE(data), at
         cdef BatchHead head
         cdef list found = []
         for at in range(n - HEADER_BYTES + 1):
-            if p[at + 16] != 2:
+            if p[at + AT_MAGIC] != 2:
                 continue
             read_head(p + at, &head)
             if HEADER_BYTES <= head.size <= limit - position - at and min_offset <= head.base_offset <= max_offset:

@@ -160,6 +160,15 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(ge=1, le=3_600_000, description="Milliseconds between flushes of records that nobody waits for."),
     ] = 1000
+    flush_linger_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="With flush commit: milliseconds that records may wait for their flush when nobody waits for "
+            "them: produced with acks 0 or 1, and no consumer at the end of the partition.",
+        ),
+    ] = 10
     flush_threads: Annotated[int, Meta(ge=1, le=256, description="Partitions that are flushed side by side.")] = 4
     segment_bytes: Annotated[
         int,

@@ -19,6 +19,9 @@ class Holder(Protocol):
     #: Holds writes that are not flushed: its descriptor is the one that learns of a failure.
     pinned: bool
 
+    def let_go(self) -> None:
+        """Drop the file, and what else can be had again from it."""
+
 
 class OpenFiles:
     """Closes segment files that were not used lately once there are more than ``limit``.
@@ -31,6 +34,8 @@ class OpenFiles:
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit or default_limit()
         self._lock = threading.Lock()
+        #: Held while the indexes of a segment are loaded: one at a time, they are rarely needed.
+        self.loading = threading.RLock()
         self._holders: deque[Holder] = deque()
 
     def opened(self, holder: Holder) -> None:
@@ -47,11 +52,11 @@ class OpenFiles:
                     oldest.recently_used = False
                     self._holders.append(oldest)
                 else:
-                    oldest.open_file = None
+                    oldest.let_go()
 
     def forget(self, holder: Holder) -> None:
         """The file is gone for good (deleted, closed)."""
-        holder.open_file = None
+        holder.let_go()
         with self._lock:
             try:
                 self._holders.remove(holder)

@@ -1,0 +1,360 @@
+"""All partitions of a data directory: opening, making, removing, and what must be done now and then."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..clock import Clock
+from ..config import LogConfig, TopicConfigs
+from ..errors import DiskFull, TakhinError
+from . import checkpoint, fs, retention
+from .checkpoint import PartitionCheckpoint
+from .environment import DiskFault, Environment
+from .files import OpenFiles
+from .flusher import Flusher
+from .hints import FlushedHints
+from .lock import DataDirLock
+from .partition import Partition
+from .producers import Producers
+from .recovery import Recovery
+from .segment import Segment
+
+log = logging.getLogger(__name__)
+
+HINTS_NAME = "flushed-offsets"
+QUARANTINE_NAME = "quarantine"
+DELETED_NAME = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSpec:
+    """A partition that the metadata knows of."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    configs: TopicConfigs
+    log_start_offset: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.topic_id, self.partition)
+
+
+class LogManager:
+    """Thread-safe. One process has a data directory at a time."""
+
+    def __init__(self, data_dir: Path, config: LogConfig, clock: Clock) -> None:
+        self.data_dir = data_dir
+        self._config = config
+        self._lock_file = DataDirLock(data_dir)
+        commit = config.flush == "commit"
+        self.environment = Environment(
+            clock=clock,
+            files=OpenFiles(config.max_open_segments),
+            fault=DiskFault(),
+            flusher=Flusher(config.flush_threads, config.flush_linger_ms if commit else config.flush_interval_ms),
+            hints=FlushedHints(data_dir / HINTS_NAME),
+            quarantine=data_dir / QUARANTINE_NAME,
+            flush_on_commit=commit,
+        )
+        self.environment.fault.on_fault = self._on_fault
+        self._lock = threading.Lock()
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._checkpoints: dict[tuple[str, int], PartitionCheckpoint] = {}
+        #: (log end offset, first segment, segments) of each partition at its last checkpoint.
+        self._checkpointed: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self._checkpoint_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
+        self._trash: list[Path] = []
+        self._trash_waits = threading.Event()
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Own the data directory, making it if need be. Nothing else is written.
+
+        Raises ``DataDirLocked``, ``OSError``.
+        """
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._lock_file.acquire()
+
+    def open(self, specs: Sequence[PartitionSpec]) -> None:
+        """Recover and open the partitions, side by side. Raises ``OSError``, ``TakhinError``."""
+        started = time.perf_counter()
+        clean = checkpoint.is_clean(self.data_dir)
+        self._checkpoints = checkpoint.read(self.data_dir)
+        hints = self.environment.hints.open()
+        checkpoint.unmark_clean(self.data_dir)
+        known = {spec.key for spec in specs}
+        for key in set(hints) - known:
+            self.environment.hints.forget(*key)
+        self._checkpoints = {key: entry for key, entry in self._checkpoints.items() if key in known}
+        self._set_aside_unknown({fs.partition_dir(spec.topic, spec.partition) for spec in specs})
+        self.environment.flusher.start()
+        with ThreadPoolExecutor(self._config.recovery_threads, "recovery") as pool:
+            scanned = sum(pool.map(lambda spec: self._open_one(spec, hints.get(spec.key, -1)), specs))
+        self._empty_trash_dir()
+        self._housekeeper.start()
+        log.info(
+            "log opened",
+            extra={
+                "fields": {
+                    "partitions": len(specs),
+                    "clean": clean,
+                    "scanned_bytes": scanned,
+                    "seconds": round(time.perf_counter() - started, 3),
+                }
+            },
+        )
+
+    def close(self) -> None:
+        """Flush everything, write the checkpoint, leave the clean marker (unless a fault forbids). Idempotent."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._trash_waits.set()
+        if self._housekeeper.is_alive():
+            self._housekeeper.join()
+        partitions = self.partitions()
+        try:
+            if not self.environment.fault.reason and self._write_checkpoint(partitions):
+                checkpoint.mark_clean(self.data_dir)
+        except (OSError, TakhinError) as problem:
+            log.warning("no clean marker: the next start reads the log", extra={"fields": {"error": str(problem)}})
+        self.environment.flusher.stop()
+        for partition in partitions:
+            partition.close()
+        self.environment.hints.close()
+        self._lock_file.release()
+
+    def release(self) -> None:
+        """Give up the lock without having opened anything."""
+        self._lock_file.release()
+
+    def _on_fault(self) -> None:
+        # From a thread of its own: the reporter may hold a partition's lock.
+        threading.Thread(target=self._fail_waiting, name="fault", daemon=True).start()
+
+    def _fail_waiting(self) -> None:
+        for partition in self.partitions():
+            partition.fail_waiting()
+
+    def partitions(self) -> list[Partition]:
+        with self._lock:
+            return list(self._partitions.values())
+
+    # -- partitions -----------------------------------------------------------------------------
+
+    def get(self, topic_id: str, partition: int) -> Partition | None:
+        return self._partitions.get((topic_id, partition))
+
+    def _open_one(self, spec: PartitionSpec, hint: int) -> int:
+        directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
+        directory.mkdir(exist_ok=True)
+        recovered = Recovery(
+            directory,
+            spec.configs,
+            self.environment,
+            self._checkpoints.get(spec.key),
+            hint,
+            spec.log_start_offset,
+        ).run()
+        self._add(spec, recovered.segments, recovered.log_start_offset, recovered.log_end_offset, recovered.producers)
+        if recovered.scanned_bytes or recovered.cut_bytes or recovered.set_aside or recovered.damages:
+            log.info(
+                "partition recovered",
+                extra={
+                    "fields": {
+                        "topic": spec.topic,
+                        "partition": spec.partition,
+                        "log_end_offset": recovered.log_end_offset,
+                        "scanned_bytes": recovered.scanned_bytes,
+                        "cut_bytes": recovered.cut_bytes,
+                        "damages": recovered.damages,
+                        "set_aside": len(recovered.set_aside),
+                    }
+                },
+            )
+        return recovered.scanned_bytes
+
+    def _add(
+        self,
+        spec: PartitionSpec,
+        segments: list[Segment],
+        log_start_offset: int,
+        log_end_offset: int,
+        producers: Producers,
+    ) -> None:
+        partition = Partition(
+            spec.topic,
+            spec.topic_id,
+            spec.partition,
+            str(self.data_dir / fs.partition_dir(spec.topic, spec.partition)),
+            spec.configs,
+            self.environment,
+            segments,
+            log_start_offset,
+            log_end_offset,
+            producers,
+        )
+        with self._lock:
+            self._partitions[spec.key] = partition
+
+    def create(self, specs: Iterable[PartitionSpec]) -> None:
+        """Make new partitions; durable when it returns. After a failure none of them is there.
+
+        Raises ``DiskFull``, ``DescriptorsExhausted``, ``LogOffline``.
+        """
+        made: list[PartitionSpec] = []
+        path = str(self.data_dir)
+        try:
+            for spec in specs:
+                directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
+                path = str(directory)
+                if directory.exists():
+                    # Nothing that the metadata knows: what is left of an attempt that was cut short.
+                    fs.set_aside(self.environment.quarantine, directory, "unknown")
+                directory.mkdir()
+                made.append(spec)
+                segment = Segment.create(path, 0, self.environment.files, spec.configs.index_interval_bytes)
+                fs.sync_dir(directory)
+                self._add(spec, [segment], 0, 0, Producers())
+            fs.sync_dir(self.data_dir)
+        except OSError as problem:
+            self.remove(made)
+            raise self.environment.write_failed(problem, path) from problem
+
+    def remove(self, specs: Iterable[PartitionSpec]) -> None:
+        """Remove partitions: readers are told, the files go in the background. Missing ones are passed
+        over. Durable when it returns. Raises ``OSError``."""
+        trash = self.data_dir / DELETED_NAME
+        trash.mkdir(exist_ok=True)
+        moved = False
+        for spec in specs:
+            with self._lock:
+                partition = self._partitions.pop(spec.key, None)
+            if partition is not None:
+                partition.mark_deleted()
+                partition.close()
+            directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
+            if directory.exists():
+                target = fs.free_name(trash, f"{spec.topic_id}-{spec.partition}")
+                os.rename(directory, target)
+                self._trash.append(target)
+                moved = True
+            self.environment.hints.forget(*spec.key)
+            with self._checkpoint_lock:
+                self._checkpoints.pop(spec.key, None)
+                self._checkpointed.pop(spec.key, None)
+        if moved:
+            fs.sync_dir(trash)
+            fs.sync_dir(self.data_dir)
+            self._trash_waits.set()
+
+    def _set_aside_unknown(self, known: set[str]) -> None:
+        """Partition directories that no topic of the metadata has: kept, but not served."""
+        with os.scandir(self.data_dir) as entries:
+            unknown = [
+                entry.name
+                for entry in entries
+                if entry.name not in known and entry.is_dir() and fs.parse_partition_dir(entry.name)
+            ]
+        for name in unknown:
+            target = fs.set_aside(self.environment.quarantine, self.data_dir / name, "unknown")
+            log.error(
+                "directory of an unknown topic set aside", extra={"fields": {"path": name, "kept_in": str(target)}}
+            )
+
+    # -- now and then ---------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        checkpoint_every = self._config.recovery_point_interval_ms / 1000
+        retain_every = self._config.retention_check_interval_ms / 1000
+        next_checkpoint = time.monotonic() + checkpoint_every
+        next_retain = time.monotonic() + retain_every
+        while not self._stopping.is_set():
+            wait = min(next_checkpoint, next_retain) - time.monotonic()
+            if wait > 0 and self._trash_waits.wait(wait):
+                self._trash_waits.clear()
+                self._empty_trash()
+            now = time.monotonic()
+            if self._stopping.is_set():
+                return
+            if now >= next_checkpoint:
+                self._safely("checkpoint", self.write_checkpoint)
+                next_checkpoint = time.monotonic() + checkpoint_every
+            if now >= next_retain:
+                self._safely("retention", self.retain)
+                next_retain = time.monotonic() + retain_every
+
+    def _safely(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except DiskFull:
+            log.warning("disk full", extra={"fields": {"during": what}})
+        except (OSError, TakhinError) as problem:
+            log.error("housekeeping failed", extra={"fields": {"during": what, "error": str(problem)}})
+        except Exception:  # a defect; the thread must live
+            log.exception("housekeeping failed unexpectedly")
+
+    def write_checkpoint(self) -> None:
+        """Move the recovery points of the partitions that changed. Raises ``OSError``."""
+        self._write_checkpoint(self.partitions())
+
+    def _write_checkpoint(self, partitions: list[Partition]) -> bool:
+        """Whether all of them are in the checkpoint, in their state of now."""
+        if self.environment.fault.reason:
+            return False
+        with self._checkpoint_lock:
+            changed, complete = False, True
+            for partition in partitions:
+                key = (partition.topic_id, partition.partition)
+                segments = partition.segments
+                state = (partition.log_end_offset, segments[0].base_offset, len(segments))
+                if self._checkpointed.get(key) == state or partition.deleted:
+                    continue
+                try:
+                    entry = partition.checkpoint()
+                except OSError:
+                    if partition.deleted:
+                        continue
+                    raise
+                if entry is None:
+                    complete = False
+                    continue
+                changed = changed or self._checkpoints.get(key) != entry
+                self._checkpoints[key] = entry
+                self._checkpointed[key] = state
+            if changed or not (self.data_dir / checkpoint.CHECKPOINT_NAME).exists():
+                checkpoint.write(self.data_dir, self._checkpoints)
+            return complete
+
+    def retain(self) -> None:
+        """Apply retention to all partitions. Raises ``OSError``, ``TakhinError``."""
+        if self.environment.fault.reason:
+            return
+        for partition in self.partitions():
+            if self._stopping.is_set():
+                return
+            if not partition.deleted:
+                retention.retain(partition)
+
+    def _empty_trash(self) -> None:
+        while self._trash:
+            shutil.rmtree(self._trash.pop(), ignore_errors=True)
+
+    def _empty_trash_dir(self) -> None:
+        trash = self.data_dir / DELETED_NAME
+        if trash.exists():
+            self._trash.extend(trash.iterdir())
+            self._trash_waits.set()

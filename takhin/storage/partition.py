@@ -1,0 +1,486 @@
+"""One partition's log: appending, flushing, and who waits for either.
+
+Locking: ``_lock`` guards appends, rolls and the lists of those who wait. It is never held across a
+flush, and (but for one case, which says so) nobody
+is called back while it is held. Readers take it only to park. Offsets are plain
+attributes that only grow: always
+``log_start_offset <= high_watermark <= log_end_offset`` and ``flushed_offset <= log_end_offset``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .._fastlog import RecordBatch
+from ..config import TopicConfigs
+from ..errors import (
+    DurabilityUnknown,
+    LogOffline,
+    OffsetOutOfRange,
+    TakhinError,
+    TopicNotFound,
+)
+from . import fs
+from .checkpoint import PartitionCheckpoint
+from .environment import Environment
+from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN
+from .producers import Producers, ProducerState
+from .segment import IndexSummary, Segment
+
+log = logging.getLogger(__name__)
+
+#: Index files hold relative offsets and positions in 31 bits.
+_MAX_RELATIVE = (1 << 31) - 1
+
+Wake = Callable[[], None]
+
+
+class Placed(NamedTuple):
+    """Where a batch is, or was the first time."""
+
+    base_offset: int
+    #: Inclusive.
+    last_offset: int
+    timestamp: int
+
+
+#: Told, once, that a batch is on stable storage, or why that is not sure.
+DurableDone = Callable[[Placed | TakhinError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """A state of the log, all of which a flush is to cover."""
+
+    next_offset: int
+    active: Segment
+    position: int
+    rolled: list[Segment]
+    directory: bool
+
+
+class Partition:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        topic: str,
+        topic_id: str,
+        partition: int,
+        directory: str,
+        configs: TopicConfigs,
+        environment: Environment,
+        segments: list[Segment],
+        log_start_offset: int,
+        log_end_offset: int,
+        producers: Producers,
+    ) -> None:
+        """``segments`` are on stable storage up to ``log_end_offset``; at least one, the last is active."""
+        self.topic = topic
+        self.topic_id = topic_id
+        self.partition = partition
+        self.directory = directory
+        self.configs = configs
+        self.environment = environment
+        #: By base offset. Replaced, never changed in place: readers look at it without the lock.
+        self.segments = segments
+        self.log_start_offset = log_start_offset
+        self.log_end_offset = log_end_offset
+        self.flushed_offset = log_end_offset
+        self.high_watermark = log_end_offset
+        self.deleted = False
+        self.flush_state = IDLE
+        self._producers = producers
+        self._lock = threading.Lock()
+        self._flushed_position = segments[-1].size
+        self._rolled: list[Segment] = []
+        self._directory_dirty = False
+        #: Batches whose senders wait for stable storage, by offset.
+        self._waiting: deque[tuple[Placed, DurableDone]] = deque()
+        self._parked: dict[object, Wake] = {}
+
+    @property
+    def active(self) -> Segment:
+        return self.segments[-1]
+
+    def size_bytes(self) -> int:
+        return sum(segment.size for segment in self.segments)
+
+    # -- appending ------------------------------------------------------------------------------
+
+    def append(self, batch: RecordBatch, durable_done: DurableDone | None) -> Placed:
+        """Write the batch at the end. ``durable_done`` is called later, once, when it is on stable
+        storage, or will never surely be (an error); not called when this raises.
+
+        Raises ``LogOffline``, ``DiskFull``, ``DescriptorsExhausted``, ``ProducerFenced``,
+        ``OutOfOrderSequence``, ``TopicNotFound``. After any of them, nothing of the batch is there.
+        """
+        environment = self.environment
+        count = batch.record_count
+        wakes: list[Wake] = []
+        with self._lock:
+            self._check_writable()
+            if batch.producer_id >= 0:
+                first = self._producers.check(batch.producer_id, batch.producer_epoch, batch.base_sequence, count)
+                if first >= 0:
+                    return self._repeat(first, count, batch.max_timestamp, durable_done)
+            segment = self._segment_for(batch)
+            base_offset = self.log_end_offset
+            try:
+                index = segment.index()
+                segment.file().append(batch, segment.size, base_offset)
+            except OSError as problem:
+                raise self._undo(segment, problem) from problem
+            index.note_batch(batch, base_offset, segment.size)
+            segment.size += batch.size
+            segment.pinned = True
+            if segment.first_append_ms < 0:
+                segment.first_append_ms = environment.clock.now_ms()
+            next_offset = segment.next_offset = self.log_end_offset = base_offset + count
+            if batch.producer_id >= 0:
+                self._producers.written(
+                    batch.producer_id,
+                    batch.producer_epoch,
+                    batch.base_sequence,
+                    count,
+                    base_offset,
+                    batch.max_timestamp,
+                )
+            counters = environment.counters
+            counters.records_appended += count
+            counters.bytes_appended += batch.size
+            counters.batches_appended += 1
+            placed = Placed(base_offset, next_offset - 1, batch.max_timestamp)
+            if durable_done is not None:
+                self._waiting.append((placed, durable_done))
+            if environment.flush_on_commit:
+                environment.flusher.request(self, urgent=durable_done is not None or bool(self._parked))
+            else:
+                self.high_watermark = next_offset
+                wakes = self._take_parked()
+                environment.flusher.request(self, urgent=durable_done is not None)
+        for wake in wakes:
+            wake()
+        return placed
+
+    def _check_writable(self) -> None:
+        if self.deleted:
+            raise TopicNotFound(f"topic {self.topic} was deleted", topic=self.topic)
+        if self.environment.fault.reason:
+            raise LogOffline(
+                f"the log takes no writes until the server is restarted: {self.environment.fault.reason}",
+                topic=self.topic,
+                partition=self.partition,
+            )
+
+    def _repeat(self, base_offset: int, count: int, timestamp: int, durable_done: DurableDone | None) -> Placed:
+        """The first answer again; it too waits for stable storage."""
+        placed = Placed(base_offset, base_offset + count - 1, self._stored_timestamp(base_offset, timestamp))
+        if durable_done is not None:
+            if placed.last_offset < self.flushed_offset:
+                # Called with the lock held, the one exception: it is quick and takes no lock of ours.
+                durable_done(placed)
+            else:
+                self._waiting.append((placed, durable_done))
+                self.environment.flusher.request(self, urgent=True)
+        return placed
+
+    def _stored_timestamp(self, offset: int, otherwise: int) -> int:
+        segment = self.segment_of(offset)
+        try:
+            position, expected = segment.locate(offset)
+            batches, *_ = segment.file().read(position, segment.size, expected, offset, offset + 1, 1)
+        except OSError:
+            return otherwise
+        if batches is None:
+            return otherwise
+        info = batches.first_info()
+        return info.max_timestamp if info.base_offset == offset else otherwise
+
+    def _segment_for(self, batch: RecordBatch) -> Segment:
+        segment, configs = self.segments[-1], self.configs
+        if segment.size == 0:
+            return segment
+        full = segment.size + batch.size > configs.segment_bytes
+        far = self.log_end_offset + batch.record_count - segment.base_offset > _MAX_RELATIVE
+        old = (
+            segment.first_append_ms >= 0
+            and self.environment.clock.now_ms() - segment.first_append_ms >= configs.segment_ms
+        )
+        if full or far or old:
+            try:
+                return self._roll()
+            except OSError as problem:
+                raise self.environment.write_failed(problem, self.directory) from problem
+        return segment
+
+    def _roll(self) -> Segment:
+        old = self.segments[-1]
+        index = old.index()
+        segment = Segment.create(
+            self.directory, self.log_end_offset, self.environment.files, self.configs.index_interval_bytes
+        )
+        index.seal()
+        old.sealed = True
+        old.max_timestamp = index.max_timestamp
+        self._rolled.append(old)
+        self._directory_dirty = True
+        self._flushed_position = 0
+        segment.pinned = True
+        self.segments = [*self.segments, segment]
+        log.debug(
+            "segment rolled",
+            extra={"fields": {"topic": self.topic, "partition": self.partition, "base_offset": segment.base_offset}},
+        )
+        return segment
+
+    def roll(self) -> None:
+        """Begin a new segment now, if the active one holds anything. Raises ``TakhinError``."""
+        with self._lock:
+            self._check_writable()
+            if self.segments[-1].size:
+                try:
+                    self._roll()
+                except OSError as problem:
+                    raise self.environment.write_failed(problem, self.directory) from problem
+                self.environment.flusher.request(self, urgent=True)
+
+    def _undo(self, segment: Segment, problem: OSError) -> TakhinError:
+        """Cut a failed write back to the batch's start."""
+        error = self.environment.write_failed(problem, segment.path(fs.LOG_SUFFIX))
+        try:
+            if segment.open_file is not None:
+                segment.open_file.truncate(segment.size)
+        except OSError as worse:
+            # What is behind the last batch is unknown now: nothing may be written there.
+            self.environment.fault.report(worse, segment.path(fs.LOG_SUFFIX))
+            return LogOffline(f"the log takes no writes: {self.environment.fault.reason}")
+        return error
+
+    # -- flushing -------------------------------------------------------------------------------
+
+    def flush_begins(self) -> bool:
+        with self._lock:
+            if self.flush_state in (LAZY, QUEUED):
+                self.flush_state = RUNNING
+                return True
+            if self.flush_state == RUNNING:
+                self.flush_state = RUNNING_AGAIN
+            return False
+
+    def flush_ended(self) -> bool:
+        with self._lock:
+            again = self.flush_state == RUNNING_AGAIN
+            self.flush_state = QUEUED if again else IDLE
+            return again
+
+    def flush(self) -> None:
+        """Put everything appended so far on stable storage. The flusher calls it, one thread at a time."""
+        environment = self.environment
+        if environment.fault.reason or self.deleted:
+            return
+        with self._lock:
+            active = self.segments[-1]
+            goal = Flushed(self.log_end_offset, active, active.size, self._rolled, self._directory_dirty)
+            self._rolled, self._directory_dirty = [], False
+            clean = goal.next_offset == self.flushed_offset and not goal.rolled and not goal.directory
+        if clean:
+            return
+        started = time.perf_counter()
+        path = self.directory
+        try:
+            for segment in goal.rolled:
+                path = segment.path(fs.LOG_SUFFIX)
+                segment.file().flush()
+            if goal.position > self._flushed_position:
+                path = active.path(fs.LOG_SUFFIX)
+                active.file().flush()
+            if goal.directory:
+                path = self.directory
+                fs.sync_dir(self.directory)
+            path = "flushed-offsets"
+            environment.hints.write(self.topic_id, self.partition, goal.next_offset)
+        except OSError as problem:
+            if not self.deleted:
+                environment.fault.report(problem, path)
+            return
+        environment.counters.flushes += 1
+        environment.counters.flush_seconds += time.perf_counter() - started
+        self._flushed(goal)
+        for segment in goal.rolled:
+            segment.write_seal(segment.index(), segment.next_offset)
+            segment.pinned = False
+
+    def _flushed(self, goal: Flushed) -> None:
+        ready: list[tuple[Placed, DurableDone]] = []
+        wakes: list[Wake] = []
+        with self._lock:
+            self.flushed_offset = goal.next_offset
+            if self.segments[-1] is goal.active:
+                self._flushed_position = goal.position
+                goal.active.pinned = goal.active.size > goal.position
+            while self._waiting and self._waiting[0][0].last_offset < goal.next_offset:
+                ready.append(self._waiting.popleft())
+            if self.environment.flush_on_commit and goal.next_offset > self.high_watermark:
+                self.high_watermark = goal.next_offset
+                wakes = self._take_parked()
+        for placed, done in ready:
+            done(placed)
+        for wake in wakes:
+            wake()
+
+    def fail_waiting(self) -> None:
+        """A flush failed somewhere on this filesystem: nobody who waits will learn more."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        error = DurabilityUnknown(
+            "a flush failed while this call waited, the records may or may not be kept: "
+            + self.environment.fault.reason,
+            topic=self.topic,
+            partition=self.partition,
+        )
+        for _, done in waiting:
+            done(error)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def segment_of(self, offset: int) -> Segment:
+        """The segment that holds ``offset``, or would."""
+        segments = self.segments
+        return segments[max(bisect_right(segments, offset, key=base_offset_of) - 1, 0)]
+
+    def check_offset(self, offset: int) -> None:
+        """Raises ``OffsetOutOfRange``, ``TopicNotFound``."""
+        if self.deleted:
+            raise TopicNotFound(f"topic {self.topic} was deleted", topic=self.topic)
+        start, end = self.log_start_offset, self.high_watermark
+        if not start <= offset <= end:
+            raise OffsetOutOfRange(
+                f"offset {offset} of {self.topic}-{self.partition} is outside the log: {start} to {end}",
+                topic=self.topic,
+                partition=self.partition,
+                offset=offset,
+                log_start_offset=start,
+                high_watermark=end,
+            )
+
+    def park(self, owner: object, next_offset: int, wake: Wake) -> None:
+        """Call ``wake`` when something at ``next_offset`` can be read, or the reading would fail."""
+        with self._lock:
+            waits = self.log_start_offset <= next_offset == self.high_watermark and not self.deleted
+            if waits:
+                self._parked[owner] = wake
+                if self.log_end_offset > self.high_watermark:
+                    self.environment.flusher.request(self, urgent=True)
+        if not waits:
+            wake()
+
+    def unpark(self, owner: object) -> None:
+        with self._lock:
+            self._parked.pop(owner, None)
+
+    def _take_parked(self) -> list[Wake]:
+        if not self._parked:
+            return []
+        wakes = list(self._parked.values())
+        self._parked = {}
+        return wakes
+
+    # -- beginning and end ------------------------------------------------------------------------
+
+    def raise_log_start(self, offset: int) -> int:
+        """Forget what lies below ``offset``, durably; gives the log start offset then. Files go later.
+
+        Raises ``OffsetOutOfRange`` (above the high watermark), and what ``save_log_start`` raises.
+        """
+        if offset > self.high_watermark:
+            self.check_offset(offset)
+        if offset > self.log_start_offset:
+            self.environment.save_log_start(self.topic_id, self.partition, offset)
+            with self._lock:
+                self.log_start_offset = max(offset, self.log_start_offset)
+                wakes = self._take_parked() if offset > self.high_watermark else []
+            for wake in wakes:
+                wake()
+        return self.log_start_offset
+
+    def drop_segments_below(self, offset: int) -> list[Segment]:
+        """Take sealed segments that end at or below ``offset`` off the list; the caller removes files."""
+        with self._lock:
+            keep = 0
+            while keep < len(self.segments) - 1 and self.segments[keep + 1].base_offset <= min(
+                offset, self.flushed_offset
+            ):
+                keep += 1
+            gone, self.segments = self.segments[:keep], self.segments[keep:]
+        return gone
+
+    def checkpoint(self) -> PartitionCheckpoint | None:
+        """The state of now, made durable; None when that cannot be. Raises ``OSError``."""
+        with self._lock:
+            active = self.segments[-1]
+            segments = [(segment.base_offset, segment.size) for segment in self.segments]
+            next_offset = self.log_end_offset
+            producers: list[ProducerState] = self._producers.states()
+            # An index that nobody has loaded since the start has not changed since either.
+            if active.has_index():
+                index = active.index()
+                summary = active.save_index(index, active.summary)
+            else:
+                summary = active.summary or IndexSummary(0, 0, -1, -1, 0, 0)
+            active.summary = summary
+            durable = threading.Event()
+            if next_offset > self.flushed_offset:
+                self._waiting.append((Placed(next_offset - 1, next_offset - 1, 0), lambda outcome: durable.set()))
+                self.environment.flusher.request(self, urgent=True)
+            else:
+                durable.set()
+        if not durable.wait(30) or self.flushed_offset < next_offset:
+            return None
+        return PartitionCheckpoint(
+            self.topic_id,
+            self.partition,
+            segments,
+            next_offset,
+            (
+                summary.offset_count,
+                summary.time_count,
+                summary.max_timestamp,
+                summary.offset_of_max_timestamp,
+                summary.offset_crc,
+                summary.time_crc,
+            ),
+            producers,
+        )
+
+    def mark_deleted(self) -> None:
+        """Readers and those who wait are told; files are the caller's."""
+        error = TopicNotFound(f"topic {self.topic} was deleted", topic=self.topic)
+        with self._lock:
+            self.deleted = True
+            waiting, self._waiting = self._waiting, deque()
+            wakes = self._take_parked()
+        for _, done in waiting:
+            done(error)
+        for wake in wakes:
+            wake()
+
+    def close(self) -> None:
+        """Let go of the files, and wake whoever is parked. Nothing is flushed here."""
+        with self._lock:
+            wakes = self._take_parked()
+        for wake in wakes:
+            wake()
+        for segment in self.segments:
+            segment.close()
+
+
+def base_offset_of(segment: Segment) -> int:
+    return segment.base_offset

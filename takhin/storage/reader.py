@@ -1,0 +1,182 @@
+"""A place in a partition, from which batches are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+
+from .._fastlog import MAX_OFFSET, Batches
+from ..errors import DataLoss, DescriptorsExhausted, TakhinError
+from .partition import Partition, base_offset_of
+from .segment import Segment
+
+
+class PartitionReader:
+    """Used by one thread at a time, but for ``close``. Satisfies the engine's ``Reader``.
+
+    Reading on from where the last read ended needs no index: the place in the segment is kept.
+    """
+
+    __slots__ = ("_expected", "_partition", "_position", "_read_end", "_segment", "next_offset")
+
+    def __init__(self, partition: Partition, next_offset: int) -> None:
+        self._partition = partition
+        self.next_offset = next_offset
+        #: Where the batch with offset ``_read_end`` begins, once something was read.
+        self._segment: Segment | None = None
+        self._position = 0
+        self._expected = -1
+        self._read_end = -1
+
+    def read(self, max_bytes: int) -> Batches | None:
+        partition = self._partition
+        partition.check_offset(self.next_offset)
+        end_offset = partition.high_watermark
+        if self.next_offset >= end_offset:
+            return None
+        try:
+            return self._read(max(max_bytes, 1), end_offset)
+        except FileNotFoundError:
+            # Retention or a deletion was faster: say which.
+            self._segment = None
+            partition.check_offset(self.next_offset)
+            raise self._loss(self.next_offset, end_offset, "its file is missing") from None
+        except OSError as problem:
+            self._segment = None
+            raise self._read_failed(problem, end_offset) from problem
+
+    def _read(self, max_bytes: int, end_offset: int) -> Batches | None:
+        segment = self._segment
+        if segment is None or self._read_end != self.next_offset:
+            segment = self._seek(self.next_offset)
+        while True:
+            # The size first: a segment that is sealed after this look is simply read to here.
+            limit = segment.size
+            batches, status, position, expected = segment.file().read(
+                self._position, limit, self._expected, self.next_offset, end_offset, max_bytes
+            )
+            self._position, self._expected = position, expected
+            if batches is not None:
+                self._segment, self._read_end = segment, expected
+                self._partition.environment.counters.bytes_read += batches.size_bytes
+                return batches
+            if status < 0:
+                damage = segment.look_behind(position, expected, status, segment.index())
+                self._partition.environment.counters.damages += 1
+                if damage.end_offset != MAX_OFFSET and self.next_offset >= damage.end_offset:
+                    self._position, self._expected = damage.resume_position, damage.end_offset
+                    continue
+                behind = damage.end_offset
+                if behind == MAX_OFFSET:
+                    following = self._following(segment)
+                    if following is not None and self.next_offset >= following.base_offset:
+                        segment = self._enter(following)
+                        continue
+                    behind = following.base_offset if following is not None else end_offset
+                raise self._loss(max(damage.first_offset, 0), behind, damage.reason)
+            following = self._following(segment)
+            if following is None or expected >= end_offset:
+                return None
+            if self.next_offset < following.base_offset and expected < following.base_offset:
+                raise self._loss(
+                    max(expected, self.next_offset), following.base_offset, "its segment is missing or cut"
+                )
+            segment = self._enter(following)
+
+    def _seek(self, offset: int) -> Segment:
+        segment = self._segment = self._partition.segment_of(offset)
+        self._position, self._expected = segment.locate(offset)
+        return segment
+
+    def _enter(self, segment: Segment) -> Segment:
+        self._segment = segment
+        self._position, self._expected = 0, segment.base_offset
+        return segment
+
+    def _following(self, segment: Segment) -> Segment | None:
+        # By offset, not by place: retention may have replaced the list.
+        segments = self._partition.segments
+        at = bisect_right(segments, segment.base_offset, key=base_offset_of)
+        return segments[at] if at < len(segments) else None
+
+    def _loss(self, first_offset: int, end_offset: int, reason: str) -> DataLoss:
+        partition = self._partition
+        return DataLoss(
+            f"records {first_offset} to {end_offset - 1} of {partition.topic}-{partition.partition} cannot be read: "
+            + reason,
+            topic=partition.topic,
+            partition=partition.partition,
+            first_offset=first_offset,
+            last_offset=end_offset - 1,
+        )
+
+    def _read_failed(self, problem: OSError, end_offset: int) -> TakhinError:
+        if problem.errno in (errno.EMFILE, errno.ENFILE):
+            return DescriptorsExhausted("the server has no file descriptor left")
+        following = self._following(self._partition.segment_of(self.next_offset))
+        behind = min(following.base_offset, end_offset) if following is not None else end_offset
+        return self._loss(self.next_offset, behind, os.strerror(problem.errno or errno.EIO))
+
+    def advance(self, next_offset: int) -> None:
+        self.next_offset = next_offset
+
+    def watermarks(self) -> tuple[int, int]:
+        partition = self._partition
+        return partition.log_start_offset, partition.high_watermark
+
+    def available_bytes(self, limit: int) -> int:
+        """An estimate: bytes of the segments behind the place, not looking into batches."""
+        partition = self._partition
+        if self.next_offset >= partition.high_watermark:
+            return 0
+        total = 0
+        for segment in partition.segments:
+            if segment.base_offset > self.next_offset:
+                total += segment.size
+            elif segment is self._segment and self._read_end == self.next_offset:
+                total += segment.size - self._position
+            elif (
+                segment.base_offset
+                <= self.next_offset
+                < (segment.next_offset if segment.next_offset >= 0 else MAX_OFFSET)
+            ):
+                position, _expected = segment.locate(self.next_offset)
+                total += segment.size - position
+            if total >= limit:
+                break
+        return total
+
+    def park(self, wake: Callable[[], None]) -> None:
+        self._partition.park(self, self.next_offset, wake)
+
+    def close(self) -> None:
+        self._partition.unpark(self)
+
+
+def find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
+    """(offset, timestamp) of the earliest readable record at or after ``timestamp`` (ms), or None.
+
+    Raises ``DataLoss``, ``DescriptorsExhausted``.
+    """
+    for segment in partition.segments:
+        reader = PartitionReader(partition, partition.log_start_offset)
+        try:
+            if segment.largest_timestamp() < timestamp:
+                continue
+            start = max(segment.locate_time(timestamp), partition.log_start_offset)
+        except FileNotFoundError:
+            continue  # retention was faster
+        except OSError as problem:
+            raise reader._read_failed(problem, partition.high_watermark) from problem
+        reader.advance(start)
+        while reader.next_offset < partition.high_watermark:
+            batches = reader.read(1 << 20)
+            if batches is None:
+                break
+            found = batches.find_time(timestamp)
+            if found is not None:
+                return found
+            reader.advance(max(batches.next_offset, reader.next_offset + 1))
+    return None
