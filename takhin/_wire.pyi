@@ -2,7 +2,9 @@
 
 Held to ``google.protobuf`` by property tests: the same bytes are accepted, with the same
 meaning. Decoders raise ``errors.MalformedMessage`` for bytes that google.protobuf refuses
-too, and ``errors.TooManyRecords`` for more than ``MAX_RECORDS`` records or headers.
+too (field ``position``: the byte at fault, counted from 0), and ``MemoryError``. The one
+difference: more than ``MAX_RECORDS`` records, or headers in all, are ``errors.TooManyRecords``,
+as soon as the one too many is met and whatever comes after it.
 Source of the format: https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -95,8 +97,15 @@ def encode_consume_response(
     max_bytes: int,
     max_records: int,
 ) -> tuple[bytes, int]:
-    """(message, records in it). Takes records off ``batches`` while the encoded records fit in
-    ``max_bytes`` (at least one) and are at most ``max_records`` (0: no bound), and moves
-    ``batches.next_offset`` on. ``topic`` is UTF-8. ``batches`` None or at its end gives a message
-    without records. Raises ``errors.DataLoss`` when a batch's records do not add up.
+    """(message, records in it). Takes records off ``batches`` while the encoded records, with their
+    tags and lengths, fit in ``max_bytes`` (at least one) and are at most ``max_records`` (0: no bound),
+    and moves ``batches.next_offset`` on. ``topic`` is UTF-8. ``batches`` None or at its end gives a
+    message without records.
+
+    A header value that is null in the log is empty here: the message cannot tell. In a header key
+    that is not UTF-8 (segments from elsewhere may hold such), each bad piece becomes U+FFFD, or clients could
+    not read the message. Releases the GIL for large responses.
+
+    Raises ``errors.DataLoss`` (``first_offset``, ``last_offset``, inclusive) when the records of the
+    next batch do not add up; records before them are given first, by a call of their own.
     """

@@ -89,7 +89,7 @@ cdef inline int varint_fault(Reader* r, const uint8_t* p, const uint8_t* end) no
 cdef inline int skip_group(Reader* r, const uint8_t* p, const uint8_t* end, uint32_t number, int depth) noexcept nogil:
     """Passes over the group `number` whose first field is at p: 1, or a negative status.
 
-    `depth` is that of the message around it: 0 for the outermost. As in google.protobuf, the
+    `depth` is that of the message around it: 0 for the outermost, 2 at most. As in google.protobuf, the
     number of a field inside an unknown group may be 0.
     """
     cdef uint32_t[MAX_DEPTH] numbers
@@ -97,9 +97,6 @@ cdef inline int skip_group(Reader* r, const uint8_t* p, const uint8_t* end, uint
     cdef uint64_t tag, value
     cdef const uint8_t* at = p
     cdef const uint8_t* group = p
-    r.fault = p
-    if depth >= MAX_DEPTH:
-        return TOO_DEEP
     numbers[0] = number
     while count > 0:
         at = p

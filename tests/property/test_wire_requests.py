@@ -12,7 +12,7 @@ from takhin.v1 import takhin_pb2 as pb
 from tests.reference.wire import REQUESTS
 
 QUICK = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -9,7 +9,7 @@ from takhin import _wire
 from takhin._fastlog import Batches, RecordSpans
 from takhin.v1 import takhin_pb2 as pb
 
-QUICK = settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 int32s = st.integers(-(2**31), 2**31 - 1)
 int64s = st.integers(-(2**63), 2**63 - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -185,6 +186,34 @@ def test_malformed_messages_are_refused_with_what_and_where(data: str, what: str
     assert caught.value.message.startswith("ProduceMessageRequest: ")
     assert caught.value.message.endswith(f"at byte {position}")
     assert caught.value.fields == {"position": str(position)}
+
+
+#: Each byte where the rules of UTF-8 change, and its neighbours.
+EDGES = bytes.fromhex("00 7f 80 8f 90 9f a0 bf c0 c1 c2 df e0 e1 ec ed ee ef f0 f1 f3 f4 f5 ff")
+
+
+def utf8_fault(text: bytes) -> int:
+    """The position of the first byte that is not UTF-8; -1 when there is none."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return -1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("before", [b"", b"seven c"])
+def test_strings_are_utf8_by_the_rules_at_every_edge(size: int, before: bytes) -> None:
+    for edges in itertools.product(EDGES if size < 4 else EDGES[::2] + EDGES[1::6], repeat=size):
+        text = before + bytes(edges)
+        data = b"\x0a" + bytes([len(text)]) + text
+        fault = utf8_fault(text)
+        if fault < 0:
+            assert _wire.decode_consume(data).topic == text.decode()
+        else:
+            with pytest.raises(MalformedMessage) as caught:
+                _wire.decode_consume(data)
+            assert caught.value.fields == {"position": str(2 + fault)}
 
 
 def test_the_field_at_fault_is_named_where_there_is_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
@@ -179,6 +180,13 @@ def test_header_keys_that_are_not_utf8_are_sent_with_replacement_characters(key:
     assert count == records
     expected = [("good", b"1"), (key.decode(errors="replace"), b"2"), ("é", b"3")]
     assert [(header.key, header.value) for header in message.records[-1].headers] == expected
+
+
+def test_replacement_characters_come_where_python_puts_them() -> None:
+    edges = bytes.fromhex("41 80 8f 90 9f a0 bf c1 c2 e0 e1 ed f0 f1 f4 f5")
+    keys = [bytes(key) for size in (1, 2, 3, 4) for key in itertools.product(edges, repeat=size)]
+    message, _ = encode(Batches(batch([(None, None, [(key, None) for key in keys], NOW)])))
+    assert [header.key for header in message.records[0].headers] == [key.decode(errors="replace") for key in keys]
 
 
 def test_offset_partition_and_timestamp_at_zero_are_not_written() -> None:
