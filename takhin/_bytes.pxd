@@ -91,3 +91,11 @@ cdef inline uint64_t zigzag(int64_t v) noexcept nogil:
 
 cdef inline int64_t unzigzag(uint64_t v) noexcept nogil:
     return <int64_t>(v >> 1) ^ -<int64_t>(v & 1)
+
+cdef inline const uint8_t* read_signed(const uint8_t* p, const uint8_t* end, int64_t* out) noexcept nogil:
+    """Reads a zigzag varint below end. NULL when it is cut or too long."""
+    cdef uint64_t raw
+    p = read_varint(p, end, &raw)
+    if p != NULL:
+        out[0] = unzigzag(raw)
+    return p

@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from ._bytes cimport (
-    read_be16, read_be32, read_be64, read_varint, unzigzag, varint_size,
+    read_be16, read_be32, read_be64, read_signed, varint_size,
     write_be16, write_be32, write_be64, write_varint, zigzag,
 )
 
@@ -29,6 +29,9 @@ cdef extern from "_crc32c.h":
     int tk_crc_hardware
     void tk_crc32c_setup()
     uint32_t tk_crc32c(uint32_t crc, const void* data, size_t n, int hardware) nogil
+
+cdef extern from "_murmur2.h":
+    uint32_t tk_murmur2(const uint8_t* key, size_t n) nogil
 
 tk_crc32c_setup()
 
@@ -59,40 +62,13 @@ def crc32c_backend():
 
 
 def murmur2(const uint8_t[::1] key not None):
-    cdef const uint8_t* p = &key[0] if key.shape[0] else NULL
-    cdef size_t n = <size_t>key.shape[0]
-    cdef uint32_t m = 0x5BD1E995
-    cdef uint32_t h = 0x9747B28C ^ <uint32_t>n
-    cdef uint32_t k
-    while n >= 4:
-        memcpy(&k, p, 4)
-        k *= m
-        k ^= k >> 24
-        k *= m
-        h = (h * m) ^ k
-        p += 4
-        n -= 4
-    if n == 3:
-        h ^= <uint32_t>p[2] << 16
-    if n >= 2:
-        h ^= <uint32_t>p[1] << 8
-    if n >= 1:
-        h = (h ^ p[0]) * m
-    h = (h ^ (h >> 13)) * m
-    return h ^ (h >> 15)
+    return tk_murmur2(&key[0] if key.shape[0] else NULL, <size_t>key.shape[0])
 
 
 # -- records as spans -----------------------------------------------------------------------
 
 cdef class RecordSpans:
-    def __cinit__(self):
-        self.source = None
-        self.records = NULL
-        self.headers = NULL
-        self.count = self.capacity = 0
-        self.header_count = self.header_capacity = 0
-
-    def __dealloc__(self):
+    def __dealloc__(self):  # all fields begin as zero, so this is safe at any time
         free(self.records)
         free(self.headers)
 
@@ -280,10 +256,6 @@ cdef void frame_batch(RecordSpans spans, RecordBatch batch, int64_t base_timesta
 
 
 cdef class RecordBatch:
-    def __cinit__(self):
-        self.data = NULL
-        self.size = 0
-
     def __dealloc__(self):
         free(self.data)
 
@@ -439,14 +411,6 @@ cdef void walk_save(Batches batches, Walk* walk) noexcept:
     batches.record_position = walk.record_position
     batches.record_index = walk.record_index
     batches.next_offset = walk.next_offset
-
-
-cdef inline const uint8_t* read_signed(const uint8_t* p, const uint8_t* end, int64_t* out) noexcept nogil:
-    cdef uint64_t raw
-    p = read_varint(p, end, &raw)
-    if p != NULL:
-        out[0] = unzigzag(raw)
-    return p
 
 
 cdef inline const uint8_t* read_blob(
