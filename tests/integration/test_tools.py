@@ -60,7 +60,7 @@ def test_grpcurl_produces_and_consumes(shared_server: ServerProcess) -> None:
     call(shared_server, "ProduceMessage", {"topic": "from-grpcurl", "record": {"value": value}})
     response = call(shared_server, "ConsumeMessages", {"topic": "from-grpcurl", "offset": -1, "until_end": True})
     assert response["records"][0]["value"] == value
-    assert response["highWatermark"] == "1"
+    assert response["high_watermark"] == "1"
 
 
 def test_grpcurl_shows_status_and_details_of_a_failure(shared_server: ServerProcess) -> None:

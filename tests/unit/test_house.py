@@ -17,6 +17,7 @@ MAX_LINES = 500
 #: `_fastlog` knows no protobuf, `_wire` no files.
 FAMILIES: dict[str, set[str]] = {
     "_bytes": set(),
+    "_os": set(),
     "_fastlog": {"_bytes"},
     "_segment": {"_bytes", "_fastlog"},
     "_wire": {"_bytes", "_fastlog", "_wire"},
@@ -36,6 +37,7 @@ IMPORTS = re.compile(
 #: Who may use which compiled module, as (package or module, ...). The rest of the project goes through these.
 USERS: dict[str, tuple[str, ...]] = {
     "_wire": ("server",),
+    "_os": ("storage",),
     "_segment": ("storage", "cli"),
     "_fastlog": ("storage", "engine", "server", "groups", "cli"),
 }
