@@ -21,7 +21,7 @@ from setuptools.errors import ExecError
 
 HERE = Path(__file__).resolve().parent
 PROTO_ROOT = HERE / "proto"
-MODULES = ("_fastlog", "_segment", "_wire")
+MODULES = ("_fastlog", "_os", "_segment", "_wire")
 BUILD = os.environ.get("TAKHIN_BUILD", "release")
 if BUILD not in ("release", "debug", "coverage", "sanitize"):
     sys.exit(f"TAKHIN_BUILD={BUILD}: must be release, debug, coverage or sanitize")

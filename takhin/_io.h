@@ -1,6 +1,7 @@
 /* The system calls of the log: whole transfers, EINTR retried, -errno on failure.
  *
- * All writing, flushing and cutting of segments goes through these few functions.
+ * Everything that writes, flushes, cuts, renames or removes files of the log comes through here;
+ * SQLite alone has calls of its own. In the debug build each call first asks the fault plan.
  */
 #ifndef TAKHIN_IO_H
 #define TAKHIN_IO_H
@@ -8,13 +9,35 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+enum tk_call { TK_OPEN, TK_READ, TK_WRITE, TK_FLUSH, TK_SYNC_DIR, TK_TRUNCATE, TK_RENAME, TK_UNLINK, TK_MKDIR, TK_CALLS };
+
+#ifdef TAKHIN_DEBUG
+#include "_fault.h"
+#else
+#define tk_fault(call) 0
+#define tk_fault_write(fd, data, n, position) (n)
+#endif
+
+static int tk_open(const char *path, int flags, int mode) {
+    int fd, fault = tk_fault(TK_OPEN);
+    if (fault) return fault;
+    do fd = open(path, flags | O_CLOEXEC, mode);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
 
 /* All n bytes at `position`, or -errno; then some of them may have been written. */
 static int tk_write_at(int fd, const void *data, int64_t n, int64_t position) {
     const char *p = (const char *)data;
     while (n > 0) {
-        ssize_t done = pwrite(fd, p, (size_t)n, (off_t)position);
+        int fault = tk_fault(TK_WRITE);
+        if (fault) return fault;
+        /* The fault plan may shorten the call, or end the process within it. */
+        ssize_t done = pwrite(fd, p, (size_t)tk_fault_write(fd, p, n, position), (off_t)position);
         if (done < 0) {
             if (errno == EINTR) continue;
             return -errno;
@@ -31,6 +54,8 @@ static int tk_write_at(int fd, const void *data, int64_t n, int64_t position) {
 static int64_t tk_read_at(int fd, void *data, int64_t n, int64_t position) {
     char *p = (char *)data;
     int64_t total = 0;
+    int fault = tk_fault(TK_READ);
+    if (fault) return fault;
     while (total < n) {
         ssize_t done = pread(fd, p + total, (size_t)(n - total), (off_t)(position + total));
         if (done < 0) {
@@ -43,14 +68,49 @@ static int64_t tk_read_at(int fd, void *data, int64_t n, int64_t position) {
     return total;
 }
 
-/* Not retried on EINTR or anything else: a failed flush is never believed later. */
-static int tk_flush(int fd) { return fdatasync(fd) == 0 ? 0 : -errno; }
+/* Not tried again, whatever the failure: a failed flush is never believed later. */
+static int tk_flush(int fd) {
+    int fault = tk_fault(TK_FLUSH);
+    if (fault) return fault;
+    return fdatasync(fd) == 0 ? 0 : -errno;
+}
+
+/* The entries of a directory: what was made, renamed or removed in it. */
+static int tk_sync_dir(const char *path) {
+    int fd, rc, fault = tk_fault(TK_SYNC_DIR);
+    if (fault) return fault;
+    do fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) return -errno;
+    rc = fsync(fd) == 0 ? 0 : -errno;
+    close(fd);
+    return rc;
+}
 
 static int tk_truncate(int fd, int64_t size) {
-    int rc;
+    int rc, fault = tk_fault(TK_TRUNCATE);
+    if (fault) return fault;
     do rc = ftruncate(fd, (off_t)size);
     while (rc < 0 && errno == EINTR);
     return rc == 0 ? 0 : -errno;
+}
+
+static int tk_rename(const char *from, const char *to) {
+    int fault = tk_fault(TK_RENAME);
+    if (fault) return fault;
+    return rename(from, to) == 0 ? 0 : -errno;
+}
+
+static int tk_unlink(const char *path) {
+    int fault = tk_fault(TK_UNLINK);
+    if (fault) return fault;
+    return unlink(path) == 0 ? 0 : -errno;
+}
+
+static int tk_mkdir(const char *path, int mode) {
+    int fault = tk_fault(TK_MKDIR);
+    if (fault) return fault;
+    return mkdir(path, (mode_t)mode) == 0 ? 0 : -errno;
 }
 
 #endif

@@ -4,21 +4,16 @@ from libc.errno cimport errno
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from posix.fcntl cimport O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, open as posix_open
+from posix.fcntl cimport O_CREAT, O_EXCL, O_RDONLY, O_RDWR
 from posix.unistd cimport close as posix_close
 
 from ._bytes cimport read_be32, read_be64, write_be32, write_be64
 from ._fastlog cimport (
     AT_MAGIC, BATCH_CUT, BATCH_OK, HEADER_BYTES, BatchHead, Batches, RecordBatch, check_batch, head_info, read_head,
 )
+from ._os cimport os_flush, os_open, os_read_at, os_truncate, os_write_at
 
 import os
-
-cdef extern from "_io.h":
-    int tk_write_at(int fd, const void* data, int64_t n, int64_t position) nogil
-    int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
-    int tk_flush(int fd) nogil
-    int tk_truncate(int fd, int64_t size) nogil
 
 cdef extern from "<fcntl.h>" nogil:
     int posix_fadvise(int fd, long offset, long n, int advice)
@@ -263,12 +258,12 @@ cdef int collect(const uint8_t* data, int64_t n, int64_t limit, bint dense, Plac
 cdef class SegmentFile:
     def __cinit__(self, str path not None, *, bint create=False, bint writable=False):
         cdef bytes name = os.fsencode(path)
-        cdef int flags = O_CLOEXEC | (O_RDWR if writable or create else O_RDONLY) | (O_CREAT | O_EXCL if create else 0)
+        cdef int flags = (O_RDWR if writable or create else O_RDONLY) | (O_CREAT | O_EXCL if create else 0)
         self.fd = -1
         self.path = path
-        self.fd = posix_open(name, flags, 0o640)
+        self.fd = os_open(name, flags, 0o640)
         if self.fd < 0:
-            fail(-errno, path)
+            fail(self.fd, path)
 
     def __dealloc__(self):
         if self.fd >= 0:
@@ -284,24 +279,24 @@ cdef class SegmentFile:
         cdef int status
         batch.place(base_offset)
         if batch.size < RELEASE_GIL_BYTES:
-            status = tk_write_at(self.fd, batch.data, batch.size, position)
+            status = os_write_at(self.fd, batch.data, batch.size, position)
         else:
             with nogil:
-                status = tk_write_at(self.fd, batch.data, batch.size, position)
+                status = os_write_at(self.fd, batch.data, batch.size, position)
         if status < 0:
             fail(status, self.path)
 
     def flush(self):
         cdef int status
         with nogil:
-            status = tk_flush(self.fd)
+            status = os_flush(self.fd)
         if status < 0:
             fail(status, self.path)
 
     def truncate(self, int64_t size):
         cdef int status
         with nogil:
-            status = tk_truncate(self.fd, size)
+            status = os_truncate(self.fd, size)
         if status < 0:
             fail(status, self.path)
 
@@ -313,7 +308,7 @@ cdef class SegmentFile:
         cdef char* p = PyBytes_AS_STRING(buffer)
         cdef int64_t got
         with nogil:
-            got = tk_read_at(self.fd, p, n, position)
+            got = os_read_at(self.fd, p, n, position)
         if got < 0:
             fail(got, self.path)
         return buffer if got == n else buffer[:got]
@@ -349,7 +344,7 @@ cdef class SegmentFile:
             buffer = PyBytes_FromStringAndSize(NULL, want)
             p = PyBytes_AS_STRING(buffer)
             with nogil:
-                got = tk_read_at(self.fd, p, want, position)
+                got = os_read_at(self.fd, p, want, position)
                 # A file that is shorter than it should be ends here.
                 status = 0 if got < 0 else collect(
                     <const uint8_t*>p, got, limit if got == want else position + got, dense, &place)
@@ -384,7 +379,7 @@ cdef class SegmentFile:
                         raise MemoryError
                     capacity = want
                 with nogil:
-                    got = tk_read_at(self.fd, buffer, want, position)
+                    got = os_read_at(self.fd, buffer, want, position)
                 if got < 0:
                     fail(got, self.path)
                 if got < want:

@@ -10,6 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from .._os import close_file, flush, mkdir, open_file, rename, sync_dir, unlink, write_at
+
 LOG_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
 TIME_INDEX_SUFFIX = ".timeindex"
@@ -40,41 +42,38 @@ def parse_partition_dir(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def sync_dir(path: str | Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def write_aside(path: Path, data: bytes) -> None:
     """Replace a small file: whoever looks, also after a power cut, sees the old bytes or the new."""
     aside = path.with_name(path.name + ".tmp")
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    fd = open_file(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        write_at(fd, data, 0)
+        flush(fd)
     finally:
-        os.close(fd)
-    os.rename(aside, path)
+        close_file(fd)
+    rename(aside, path)
     sync_dir(path.parent)
+
+
+def make_dir(path: Path) -> None:
+    """Unless it is there. The parent's entry is durable when it returns. Raises ``OSError``."""
+    if not path.is_dir():
+        mkdir(path)
+        sync_dir(path.parent)
 
 
 def remove_if_there(path: str | Path) -> None:
     try:
-        os.unlink(path)
+        unlink(path)
     except FileNotFoundError:
         pass
 
 
 def set_aside(quarantine: Path, source: Path, label: str) -> Path:
     """Move a file or directory into ``quarantine``, under a name that is free."""
-    quarantine.mkdir(exist_ok=True)
+    make_dir(quarantine)
     target = free_name(quarantine, f"{label}-{source.name}")
-    os.rename(source, target)
+    rename(source, target)
     sync_dir(quarantine)
     sync_dir(source.parent)
     return target

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from .._fastlog import crc32c
+from .._os import close_file, open_file, write_at
 
 # topic id, partition, flushed offset; then the CRC of those, and padding to a power of two, so that
 # no slot lies across a sector's end
@@ -36,7 +37,7 @@ class FlushedHints:
 
     def open(self) -> dict[tuple[str, int], int]:
         """Flushed offsets by (topic id, partition), as far as they can be believed. Raises ``OSError``."""
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT)
         size = os.fstat(self._fd).st_size
         data = os.pread(self._fd, size, 0)
         found: dict[tuple[str, int], int] = {}
@@ -56,7 +57,7 @@ class FlushedHints:
     def close(self) -> None:
         with self._lock:
             if self._fd >= 0:
-                os.close(self._fd)
+                close_file(self._fd)
                 self._fd = -1
 
     def write(self, topic_id: str, partition: int, flushed_offset: int) -> None:
@@ -65,7 +66,7 @@ class FlushedHints:
         slot = self._slots.get((topic_id, partition))
         if slot is None:
             slot = self._assign(topic_id, partition)
-        os.pwrite(self._fd, body + _CRC.pack(crc32c(body)), slot * SLOT_BYTES)
+        write_at(self._fd, body + _CRC.pack(crc32c(body)), slot * SLOT_BYTES)
 
     def _assign(self, topic_id: str, partition: int) -> int:
         with self._lock:
@@ -86,5 +87,5 @@ class FlushedHints:
         with self._lock:
             slot = self._slots.pop((topic_id, partition), None)
             if slot is not None and self._fd >= 0:
-                os.pwrite(self._fd, bytes(SLOT_BYTES), slot * SLOT_BYTES)
+                write_at(self._fd, bytes(SLOT_BYTES), slot * SLOT_BYTES)
                 self._free.append(slot)

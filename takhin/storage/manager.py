@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._os import mkdir, rename, sync_dir
 from ..clock import Clock
 from ..config import LogConfig, TopicConfigs
 from ..errors import DiskFull, TakhinError
@@ -160,7 +161,7 @@ class LogManager:
 
     def _open_one(self, spec: PartitionSpec, hint: int) -> int:
         directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
-        directory.mkdir(exist_ok=True)
+        fs.make_dir(directory)
         recovered = Recovery(
             directory,
             spec.configs,
@@ -224,12 +225,12 @@ class LogManager:
                 if directory.exists():
                     # Nothing that the metadata knows: what is left of an attempt that was cut short.
                     fs.set_aside(self.environment.quarantine, directory, "unknown")
-                directory.mkdir()
+                mkdir(directory)
                 made.append(spec)
                 segment = Segment.create(path, 0, self.environment.files, spec.configs.index_interval_bytes)
-                fs.sync_dir(directory)
+                sync_dir(directory)
                 self._add(spec, [segment], 0, 0, Producers())
-            fs.sync_dir(self.data_dir)
+            sync_dir(self.data_dir)
         except OSError as problem:
             self.remove(made)
             raise self.environment.write_failed(problem, path) from problem
@@ -238,7 +239,7 @@ class LogManager:
         """Remove partitions: readers are told, the files go in the background. Missing ones are passed
         over. Durable when it returns. Raises ``OSError``."""
         trash = self.data_dir / DELETED_NAME
-        trash.mkdir(exist_ok=True)
+        fs.make_dir(trash)
         moved = False
         for spec in specs:
             with self._lock:
@@ -249,7 +250,7 @@ class LogManager:
             directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
             if directory.exists():
                 target = fs.free_name(trash, f"{spec.topic_id}-{spec.partition}")
-                os.rename(directory, target)
+                rename(directory, target)
                 self._trash.append(target)
                 moved = True
             self.environment.hints.forget(*spec.key)
@@ -257,8 +258,8 @@ class LogManager:
                 self._checkpoints.pop(spec.key, None)
                 self._checkpointed.pop(spec.key, None)
         if moved:
-            fs.sync_dir(trash)
-            fs.sync_dir(self.data_dir)
+            sync_dir(trash)
+            sync_dir(self.data_dir)
             self._trash_waits.set()
 
     def _set_aside_unknown(self, known: set[str]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._fastlog import RecordBatch
+from .._os import sync_dir
 from ..config import TopicConfigs
 from ..errors import (
     DurabilityUnknown,
@@ -304,7 +305,7 @@ class Partition:
                 active.file().flush()
             if goal.directory:
                 path = self.directory
-                fs.sync_dir(self.directory)
+                sync_dir(self.directory)
             path = "flushed-offsets"
             environment.hints.write(self.topic_id, self.partition, goal.next_offset)
         except OSError as problem:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._fastlog import MAX_OFFSET, BatchInfo
+from .._os import close_file, flush, open_file, sync_dir, write_at
 from .._segment import SegmentFile, SegmentIndex
 from ..config import TopicConfigs
 from . import fs
@@ -262,21 +263,20 @@ class Recovery:
                     )
                 )
         result.log_end_offset = end_offset
-        fs.sync_dir(self.directory)
+        sync_dir(self.directory)
 
     def _cut(self, segment: Segment, file: SegmentFile, position: int, size: int) -> None:
         quarantine = self.environment.quarantine
-        quarantine.mkdir(exist_ok=True)
+        fs.make_dir(quarantine)
         copy = fs.free_name(quarantine, f"{self.directory.name}-{segment.base_offset:020d}-{position}.torn")
-        fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        fd = open_file(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            at = position
-            while at < size:
-                at += os.write(fd, file.pread(at, min(size - at, 1 << 20)))
-            os.fsync(fd)
+            for at in range(position, size, 1 << 20):
+                write_at(fd, file.pread(at, min(size - at, 1 << 20)), at - position)
+            flush(fd)
         finally:
-            os.close(fd)
-        fs.sync_dir(quarantine)
+            close_file(fd)
+        sync_dir(quarantine)
         file.truncate(position)
         self.result.cut_bytes += size - position
         self.result.set_aside.append(copy.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from .._os import sync_dir
 from ..errors import TakhinError
 from . import fs
 from .partition import Partition
@@ -28,7 +29,7 @@ def remove_unused(partition: Partition) -> int:
             fs.remove_if_there(segment.path(suffix))
         segment.close()
     if gone:
-        fs.sync_dir(partition.directory)
+        sync_dir(partition.directory)
         partition.environment.counters.segments_deleted += len(gone)
         log.info(
             "segments removed",

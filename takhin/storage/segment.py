@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 
 from .._fastlog import MAX_OFFSET, Batches, crc32c
+from .._os import close_file, open_file, truncate, write_at
 from .._segment import STATUS_TEXT, SegmentFile, SegmentIndex
 from . import fs
 from .files import OpenFiles
@@ -355,13 +356,9 @@ def _write_from(path: str, position: int, data: bytes) -> None:
     """Make the file hold ``data`` from ``position`` on, and nothing behind. Not flushed."""
     if position == 0 and not data and not os.path.exists(path):
         return
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = open_file(path, os.O_WRONLY | os.O_CREAT)
     try:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(fd, view, position)
-            position += written
-            view = view[written:]
-        os.ftruncate(fd, position)
+        write_at(fd, data, position)
+        truncate(fd, position + len(data))
     finally:
-        os.close(fd)
+        close_file(fd)

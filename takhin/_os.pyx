@@ -1,0 +1,152 @@
+# The system calls of the log. The interface is in _os.pyi, the calls are in _io.h.
+
+from libc.stdint cimport int64_t
+from posix.unistd cimport close as posix_close
+
+import errno as _errno
+import os
+
+cdef extern from "_io.h":
+    enum:
+        TK_CALLS
+    int tk_open(const char* path, int flags, int mode) nogil
+    int tk_write_at(int fd, const void* data, int64_t n, int64_t position) nogil
+    int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
+    int tk_flush(int fd) nogil
+    int tk_sync_dir(const char* path) nogil
+    int tk_truncate(int fd, int64_t size) nogil
+    int tk_rename(const char* source, const char* target) nogil
+    int tk_unlink(const char* path) nogil
+    int tk_mkdir(const char* path, int mode) nogil
+
+cdef extern from *:
+    """
+    #ifdef TAKHIN_DEBUG
+    #define TK_DEBUG 1
+    #define tk_rule(call) (&tk_fault_rules[call])
+    #else
+    #define TK_DEBUG 0
+    struct tk_fault_rule { int64_t first, times, seen; int error; };
+    static struct tk_fault_rule tk_no_rule;
+    static int64_t tk_fault_short_every, tk_fault_kill_at_byte, tk_fault_bytes_written;
+    #define tk_rule(call) (&tk_no_rule)
+    #endif
+    """
+    bint TK_DEBUG
+    ctypedef struct tk_fault_rule "struct tk_fault_rule":
+        int64_t first, times, seen
+        int error
+    tk_fault_rule* tk_rule(int call)
+    int64_t tk_fault_short_every, tk_fault_kill_at_byte, tk_fault_bytes_written
+
+DEBUG = bool(TK_DEBUG)
+CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir")
+
+
+cdef int os_open(const char* path, int flags, int mode) noexcept nogil:
+    return tk_open(path, flags, mode)
+
+cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept nogil:
+    return tk_write_at(fd, data, n, position)
+
+cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcept nogil:
+    return tk_read_at(fd, data, n, position)
+
+cdef int os_flush(int fd) noexcept nogil:
+    return tk_flush(fd)
+
+cdef int os_truncate(int fd, int64_t size) noexcept nogil:
+    return tk_truncate(fd, size)
+
+
+cdef int check(int64_t status, path) except -1:
+    if status < 0:
+        raise OSError(<int>-status, os.strerror(<int>-status), os.fspath(path))
+    return 0
+
+
+def open_file(path, int flags, int mode=0o640):
+    cdef bytes name = os.fsencode(path)
+    cdef int fd = tk_open(name, flags, mode)
+    check(fd, path)
+    return fd
+
+
+def close_file(int fd):
+    posix_close(fd)
+
+
+def write_at(int fd, const unsigned char[::1] data not None, int64_t position):
+    cdef int64_t n = data.shape[0]
+    if n:
+        check(tk_write_at(fd, &data[0], n, position), f"descriptor {fd}")
+
+
+def flush(int fd):
+    cdef int status
+    with nogil:
+        status = tk_flush(fd)
+    check(status, f"descriptor {fd}")
+
+
+def sync_dir(path):
+    cdef bytes name = os.fsencode(path)
+    cdef const char* p = name
+    cdef int status
+    with nogil:
+        status = tk_sync_dir(p)
+    check(status, path)
+
+
+def truncate(int fd, int64_t size):
+    check(tk_truncate(fd, size), f"descriptor {fd}")
+
+
+def rename(source, target):
+    cdef bytes old = os.fsencode(source), new = os.fsencode(target)
+    check(tk_rename(old, new), source)
+
+
+def unlink(path):
+    cdef bytes name = os.fsencode(path)
+    check(tk_unlink(name), path)
+
+
+def mkdir(path, int mode=0o750):
+    cdef bytes name = os.fsencode(path)
+    check(tk_mkdir(name, mode), path)
+
+
+def plan_faults(str plan):
+    global tk_fault_short_every, tk_fault_kill_at_byte
+    cdef tk_fault_rule* rule
+    if not DEBUG:
+        raise RuntimeError("faults can be planned in the debug build only")
+    for call in range(TK_CALLS):
+        rule = tk_rule(call)
+        rule.first = rule.times = rule.error = 0
+        rule.seen = 0
+    (&tk_fault_short_every)[0] = 0
+    (&tk_fault_kill_at_byte)[0] = -1
+    (&tk_fault_bytes_written)[0] = 0
+    for part in plan.split(",") if plan else ():
+        name, *rest = part.strip().split(":")
+        if name == "short":
+            (&tk_fault_short_every)[0] = int(rest[0])
+        elif name == "kill":
+            (&tk_fault_kill_at_byte)[0] = int(rest[0])
+        else:
+            rule = tk_rule(CALLS.index(name))
+            rule.first = int(rest[0])
+            rule.error = getattr(_errno, rest[1])
+            rule.times = int(rest[2]) if len(rest) > 2 else 1
+
+
+def fault_counts():
+    counts = {name: tk_rule(call).seen for call, name in enumerate(CALLS)}
+    counts["bytes_written"] = tk_fault_bytes_written
+    return counts
+
+
+if DEBUG and os.environ.get("TAKHIN_FAULTS"):
+    plan_faults(os.environ["TAKHIN_FAULTS"])
