@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from .._fastlog import crc32c
+from .._os import sync_dir
 from . import fs
 from .producers import ProducerState
 from .segment import IndexSummary
@@ -90,4 +91,4 @@ def is_clean(data_dir: Path) -> bool:
 def unmark_clean(data_dir: Path) -> None:
     """Before the first write. Raises ``OSError``."""
     fs.remove_if_there(data_dir / CLEAN_NAME)
-    fs.sync_dir(data_dir)
+    sync_dir(data_dir)
