@@ -436,6 +436,12 @@ class MemoryEngine(base.Engine):
         if not 1 <= len(group_id) <= 249 or not group_id.isprintable():
             raise errors.InvalidGroupId(f"{group_id[:50]!r} is not a group id", bad_field="group_id")
 
+    def _check_group_room(self, group_id: str) -> None:
+        """The caller holds the lock."""
+        known = {group.group_id for group in self.groups()}
+        if group_id not in known and len(known) >= self.config.limits.max_groups:
+            raise errors.LimitReached(f"there are {len(known)} groups", limit=self.config.limits.max_groups)
+
     def commit_offsets(self, group_id: str, offsets: Sequence[tuple[str, int, int]]) -> None:
         self._check_group_id(group_id)
         with self.lock:
@@ -443,6 +449,7 @@ class MemoryEngine(base.Engine):
                 self._partition(topic, partition)
                 if offset < 0:
                     raise errors.InvalidOffset(f"offset {offset} is negative", bad_field="offsets.offset")
+            self._check_group_room(group_id)
             group = self.commits.setdefault(group_id, {})
             for topic, partition, offset in offsets:
                 group[topic, partition] = offset
@@ -485,6 +492,7 @@ class MemoryEngine(base.Engine):
     def join_group(self, group_id: str, member: base.GroupMember) -> Callable[[], None]:
         self._check_group_id(group_id)
         with self.lock:
+            self._check_group_room(group_id)
             self.members.setdefault(group_id, []).append(member)
 
         def leave() -> None:
