@@ -73,7 +73,7 @@ def as_json(record: ConsumedRecord) -> dict[str, Any]:
     for name, content in (("key", record.key), ("value", record.value)):
         put_bytes(item, name, content)
     if record.headers:
-        pairs = [(name, _header_value(content)) for name, content in record.headers]
+        pairs = [(name, header_value(content)) for name, content in record.headers]
         by_name = dict(pairs)
         item["headers"] = by_name if len(by_name) == len(pairs) else [list(pair) for pair in pairs]
     return item
@@ -90,7 +90,8 @@ def put_bytes(item: dict[str, Any], name: str, content: bytes | None) -> None:
         item[f"{name}_base64"] = base64.b64encode(content).decode()
 
 
-def _header_value(content: bytes) -> Any:
+def header_value(content: bytes) -> Any:
+    """Text, or what is not UTF-8 as ``{"base64": ...}``."""
     try:
         return content.decode()
     except UnicodeDecodeError:
