@@ -17,7 +17,7 @@ from tests.integration.toolchains import java_program, run_client
 FIRST_TIMESTAMP = 1_700_000_000_000
 BATCHES, RECORDS_IN_A_BATCH = 120, 7
 #: Small, so that there are several segments and many index entries.
-CONFIGS = {**FOR_EVER, "segment.bytes": "16384", "index.interval.bytes": "512"}
+CONFIGS = {**FOR_EVER, "segment.bytes": "6000", "index.interval.bytes": "512"}
 
 
 def record(n: int) -> pb.Record:

@@ -178,7 +178,7 @@ def test_a_repeat_of_an_idempotent_produce_is_known_after_a_restart(end: str, se
         assert end_offset(client, "t") == 1
 
 
-def test_starting_after_a_kill_takes_less_than_two_seconds_more_than_a_process(server: ServerProcess) -> None:
+def test_after_a_kill_it_serves_again_in_under_two_seconds(server: ServerProcess) -> None:
     with server.client() as client:
         create_topic(client, "t", partitions=10)
         for partition in range(10):
@@ -186,7 +186,7 @@ def test_starting_after_a_kill_takes_less_than_two_seconds_more_than_a_process(s
     server.kill()
     began = time.monotonic()
     server.start()
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 2.0
 
 
 def test_a_second_server_on_the_same_directory_gives_up_at_once(
