@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from .. import errors
 from . import status
-from .names import refine
+from .names import names_in, refine
 from .parked import Send
 from .pools import CallPool
 from .timers import Timers
@@ -85,7 +85,7 @@ def cold(request_type: type[Request], method: Callable[[Request, grpc.ServicerCo
         try:
             return method(request, context).SerializeToString()
         except errors.TopicNotFound as exc:
-            raise refine(exc, getattr(request, "topic", "") or getattr(request, "name", "")) from None
+            raise refine(exc, names_in(request)) from None
 
     return call
 

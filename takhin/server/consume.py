@@ -82,7 +82,7 @@ class ConsumeStream(ParkedStream):
                     return self._wait_for_room()
                 self._respond(fresh)
         except errors.TopicNotFound as exc:
-            raise refine(exc, self._plan.topic) from None
+            raise refine(exc, [("topic", self._plan.topic)]) from None
         return Next.AGAIN
 
     def _is_complete(self) -> bool:
@@ -244,7 +244,7 @@ class Consumer:
         try:
             reader = self.engine.open_reader(plan.topic, plan.partition, self._start_offset(plan))
         except errors.TopicNotFound as exc:
-            raise refine(exc, plan.topic) from None
+            raise refine(exc, [("topic", plan.topic)]) from None
         with ExitStack() as undo:
             undo.callback(reader.close)
             stream = ConsumeStream(self, plan, reader, context, send)

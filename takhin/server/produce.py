@@ -89,7 +89,7 @@ class Producer:
             if outcome is None:
                 raise timed_out(request.topic, request.partition, acks)
             # One error may be the outcome of many appends: no thread leaves its trace on it.
-            raise refine(outcome, request.topic).with_traceback(None)
+            raise refine(outcome, [("topic", request.topic)]).with_traceback(None)
 
         return call
 

@@ -193,7 +193,7 @@ class ProduceStream(ParkedStream):
         if isinstance(outcome, Appended):
             return self._codec.encode(answer.topic, answer.correlation_id, outcome)
         assert outcome is not None
-        error = refine(outcome, answer.topic)
+        error = refine(outcome, [("topic", answer.topic)])
         return self._codec.encode_failure(answer.topic, answer.partition, answer.correlation_id, error)
 
     def release(self) -> None:
