@@ -186,6 +186,35 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Bytes of log between two index entries. Less = faster seeks, larger indexes.",
         ),
     ] = 4096
+    min_free_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=INT64_MAX,
+            description="Produce is refused (RESOURCE_EXHAUSTED) while less than this is free on the disk, or less "
+            "than a twentieth of the disk where that is smaller. Reads, commits and deletions go on.",
+        ),
+    ] = 67_108_864
+    reserve_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=INT32_MAX,
+            description="Size of a file that is given up when the disk is full all the same, so that commits, "
+            "deletions and recovery can go on. 0 = none.",
+        ),
+    ] = 8_388_608
+    scrub_bytes_per_second: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=INT64_MAX,
+            description="How fast sealed segments are read again in the background to find damage early. 0 = never.",
+        ),
+    ] = 8_388_608
+    scrub_interval_ms: Annotated[
+        int, Meta(ge=1000, le=INT64_MAX // 1_000_000, description="Milliseconds from one pass of that to the next.")
+    ] = 86_400_000
     recovery_threads: Annotated[int, Meta(ge=1, le=256, description="Partitions that are recovered side by side.")] = 4
     recovery_point_interval_ms: Annotated[
         int,

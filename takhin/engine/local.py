@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 
@@ -45,6 +46,8 @@ from .topic import MAX_NAME_CHARACTERS, Topic, check_topic_name, describe_partit
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 METADATA_NAME = "metadata.db"
 
 Reader.register(PartitionReader)
@@ -76,7 +79,7 @@ class LocalEngine(Engine):
         #: By name. Replaced, never changed in place: hot calls look at it without a lock.
         self._topics: dict[str, Topic] = {}
         self._producer_epochs: dict[int, int] = {}
-        self._collector = LocalCollector(self._manager.environment, self._manager.partitions)
+        self._collector = LocalCollector(self._manager.environment, self._manager.scrubber, self._manager.partitions)
         self._running = False
 
     # -- life ---------------------------------------------------------------------------------
@@ -84,7 +87,7 @@ class LocalEngine(Engine):
     def start(self) -> None:
         self._manager.lock()
         try:
-            self._metadata.open()
+            self._even_on_a_full_disk(self._metadata.open)
             self._open_topics()
         except BaseException:
             self._metadata.close()
@@ -102,8 +105,8 @@ class LocalEngine(Engine):
                 continue
             rows.append(row)
             specs += self._specs(row, self._configs_of(row), range(row.num_partitions), starts)
-        manager.environment.save_log_start = lambda topic_id, partition, offset: metadata.set_log_start_offsets(
-            [(topic_id, partition, offset)]
+        manager.environment.save_log_start = lambda topic_id, partition, offset: self._even_on_a_full_disk(
+            lambda: metadata.set_log_start_offsets([(topic_id, partition, offset)])
         )
         for row in metadata.topics():
             if row.deleting:  # a deletion that was cut short
@@ -111,6 +114,15 @@ class LocalEngine(Engine):
                 metadata.forget_topic(row.topic_id)
         manager.open(specs)
         self._topics = {row.name: self._topic(row, self._configs_of(row)) for row in rows}
+
+    def _even_on_a_full_disk(self, change: Callable[[], T]) -> T:
+        """For what frees room or must not stop: commits, deletions, the start."""
+        try:
+            return change()
+        except errors.DiskFull:
+            if not self._manager.environment.space.give_up_reserve():
+                raise
+            return change()
 
     def _configs_of(self, row: TopicRow) -> TopicConfigs:
         return topic_configs(self._log, self._defaults, row.configs)
@@ -144,7 +156,14 @@ class LocalEngine(Engine):
             causes.append(f"the log takes no writes: {self._manager.environment.fault.reason}")
         if self._metadata.offline_reason:
             causes.append(f"metadata takes no changes: {self._metadata.offline_reason}")
-        return EngineHealth("unhealthy" if causes else "healthy", tuple(causes))
+        if causes:
+            return EngineHealth("unhealthy", tuple(causes))
+        if self._manager.environment.space.low:
+            causes.append("the disk is nearly full: produce is refused")
+        damages = sum(len(segment.damages) for p in self._manager.partitions() for segment in p.segments)
+        if damages:
+            causes.append(f"{damages} damaged ranges of records are known; the log names them")
+        return EngineHealth("degraded" if causes else "healthy", tuple(causes))
 
     def info(self) -> EngineInfo:
         return EngineInfo(
@@ -190,7 +209,7 @@ class LocalEngine(Engine):
             try:
                 self._manager.create(self._specs(row, effective, range(count)))
             except BaseException:
-                self._metadata.forget_topic(row.topic_id)
+                self._even_on_a_full_disk(lambda: self._metadata.forget_topic(row.topic_id))
                 raise
             topic = self._topic(row, effective)
             self._topics = {**self._topics, name: topic}
@@ -210,13 +229,13 @@ class LocalEngine(Engine):
         self._check_running()
         with self._admin:
             topic = self._get(name)
-            self._metadata.mark_deleting(topic.topic_id)
+            self._even_on_a_full_disk(lambda: self._metadata.mark_deleting(topic.topic_id))
             self._topics = {other: value for other, value in self._topics.items() if other != name}
             try:
                 self._manager.remove(
                     PartitionSpec(name, topic.topic_id, n, topic.configs) for n in range(len(topic.partitions))
                 )
-                self._metadata.forget_topic(topic.topic_id)
+                self._even_on_a_full_disk(lambda: self._metadata.forget_topic(topic.topic_id))
             except OSError as problem:
                 raise self._manager.environment.write_failed(problem, str(self._data_dir)) from problem
         log.info("topic deleted", extra={"fields": {"topic": name}})
@@ -425,7 +444,7 @@ class LocalEngine(Engine):
             entry = self._get(topic)
             entry.partition(number)
             found.append((entry.topic_id, number, offset))
-        self._groups.commit(group_id, found)
+        self._even_on_a_full_disk(lambda: self._groups.commit(group_id, found))
 
     def committed_offsets(
         self, group_id: str, partitions: Sequence[tuple[str, int]] | None
@@ -465,7 +484,7 @@ class LocalEngine(Engine):
 
     def delete_group(self, group_id: str) -> None:
         self._check_running()
-        self._groups.delete(group_id)
+        self._even_on_a_full_disk(lambda: self._groups.delete(group_id))
 
     def join_group(self, group_id: str, member: GroupMember) -> Callable[[], None]:
         return self._groups.join(group_id, member)

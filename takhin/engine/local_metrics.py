@@ -9,11 +9,13 @@ from prometheus_client.registry import Collector
 
 from ..storage.environment import Environment
 from ..storage.partition import Partition
+from ..storage.scrubber import Scrubber
 
 
 class LocalCollector(Collector):
-    def __init__(self, environment: Environment, partitions: Callable[[], list[Partition]]) -> None:
+    def __init__(self, environment: Environment, scrubber: Scrubber, partitions: Callable[[], list[Partition]]) -> None:
         self._environment = environment
+        self._scrubber = scrubber
         self._partitions = partitions
 
     def describe(self) -> list[Metric]:
@@ -33,6 +35,14 @@ class LocalCollector(Collector):
             ("takhin_segments_removed", "Segments removed by retention.", counters.segments_deleted),
         ):
             yield CounterMetricFamily(name, text, value)
+        space = self._environment.space
+        yield GaugeMetricFamily(
+            "takhin_disk_free_bytes", "Free on the disk when it was last looked at.", space.free_bytes
+        )
+        yield GaugeMetricFamily("takhin_disk_low", "1 while produce is refused for want of room.", int(space.low))
+        yield CounterMetricFamily(
+            "takhin_scrubbed_bytes", "Bytes of sealed segments read again.", self._scrubber.bytes_scrubbed
+        )
         fault = 1 if self._environment.fault.reason else 0
         yield GaugeMetricFamily("takhin_log_offline", "1 when the log takes no writes after a disk fault.", fault)
         yield GaugeMetricFamily("takhin_open_segments", "Segment files that are open.", len(self._environment.files))
@@ -51,4 +61,9 @@ class LocalCollector(Collector):
             flushed.add_metric(where, partition.flushed_offset)
             size.add_metric(where, partition.size_bytes())
             segments.add_metric(where, len(partition.segments))
-        yield from (start, high, end, flushed, size, segments)
+        damaged = GaugeMetricFamily("takhin_damaged_ranges", "Ranges of records known to be damaged.", labels=labels)
+        for partition in self._partitions():
+            known = sum(len(segment.damages) for segment in partition.segments)
+            if known:
+                damaged.add_metric((partition.topic, str(partition.partition)), known)
+        yield from (start, high, end, flushed, size, segments, damaged)

@@ -18,6 +18,7 @@ from .files import OpenFiles
 if TYPE_CHECKING:
     from .flusher import Flusher
     from .hints import FlushedHints
+    from .space import DiskSpace
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Environment:
     fault: DiskFault
     flusher: Flusher
     hints: FlushedHints
+    space: DiskSpace
     quarantine: Path
     #: ``log.flush: commit``: nothing above the flushed offset is readable.
     flush_on_commit: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -26,7 +27,9 @@ from .lock import DataDirLock
 from .partition import Partition
 from .producers import Producers
 from .recovery import Recovery
+from .scrubber import Scrubber
 from .segment import Segment
+from .space import DiskSpace
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class LogManager:
             fault=DiskFault(),
             flusher=Flusher(config.flush_threads, config.flush_linger_ms if commit else config.flush_interval_ms),
             hints=FlushedHints(data_dir / HINTS_NAME),
+            space=DiskSpace(data_dir, config.min_free_bytes, config.reserve_bytes),
             quarantine=data_dir / QUARANTINE_NAME,
             flush_on_commit=commit,
         )
@@ -76,6 +80,7 @@ class LogManager:
         self._checkpoint_lock = threading.Lock()
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
+        self.scrubber = Scrubber(self.partitions, config.scrub_bytes_per_second, config.scrub_interval_ms)
         self._trash: list[Path] = []
         self._trash_waits = threading.Event()
 
@@ -96,6 +101,9 @@ class LogManager:
         self._checkpoints = checkpoint.read(self.data_dir)
         hints = self.environment.hints.open()
         checkpoint.unmark_clean(self.data_dir)
+        # There before they are needed: making them takes room that a full disk has not.
+        for name in (QUARANTINE_NAME, DELETED_NAME):
+            fs.make_dir(self.data_dir / name)
         known = {spec.key for spec in specs}
         for key in set(hints) - known:
             self.environment.hints.forget(*key)
@@ -105,7 +113,9 @@ class LogManager:
         with ThreadPoolExecutor(self._config.recovery_threads, "recovery") as pool:
             scanned = sum(pool.map(lambda spec: self._open_one(spec, hints.get(spec.key, -1)), specs))
         self._empty_trash_dir()
+        self.environment.space.open()
         self._housekeeper.start()
+        self.scrubber.start()
         log.info(
             "log opened",
             extra={
@@ -124,14 +134,22 @@ class LogManager:
             return
         self._stopping.set()
         self._trash_waits.set()
+        self.scrubber.stop()
         if self._housekeeper.is_alive():
             self._housekeeper.join()
         partitions = self.partitions()
-        try:
-            if not self.environment.fault.reason and self._write_checkpoint(partitions):
-                checkpoint.mark_clean(self.data_dir)
-        except (OSError, TakhinError) as problem:
-            log.warning("no clean marker: the next start reads the log", extra={"fields": {"error": str(problem)}})
+        for _ in range(2):
+            try:
+                if self._write_checkpoint(partitions):
+                    checkpoint.mark_clean(self.data_dir)
+                break
+            except (OSError, TakhinError) as problem:
+                full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
+                if not (full and self.environment.space.give_up_reserve()):
+                    log.warning(
+                        "no clean marker: the next start reads the log", extra={"fields": {"error": str(problem)}}
+                    )
+                    break
         self.environment.flusher.stop()
         for partition in partitions:
             partition.close()
@@ -292,6 +310,7 @@ class LogManager:
             if self._stopping.is_set():
                 return
             if now >= next_checkpoint:
+                self._safely("reserve", self.environment.space.restore)
                 self._safely("checkpoint", self.write_checkpoint)
                 next_checkpoint = time.monotonic() + checkpoint_every
             if now >= next_retain:

@@ -132,6 +132,7 @@ class Partition:
                 first = self._producers.check(batch.producer_id, batch.producer_epoch, batch.base_sequence, count)
                 if first >= 0:
                     return self._repeat(first, count, batch.max_timestamp, durable_done)
+            environment.space.check(environment.counters.bytes_appended)
             segment = self._segment_for(batch)
             base_offset = self.log_end_offset
             try:
