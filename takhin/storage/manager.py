@@ -213,6 +213,7 @@ class LogManager:
         log_start_offset: int,
         log_end_offset: int,
         producers: Producers,
+        new: bool = False,
     ) -> None:
         partition = Partition(
             spec.topic,
@@ -225,6 +226,7 @@ class LogManager:
             log_start_offset,
             log_end_offset,
             producers,
+            new,
         )
         with self._lock:
             self._partitions[spec.key] = partition
@@ -246,8 +248,9 @@ class LogManager:
                 mkdir(directory)
                 made.append(spec)
                 segment = Segment.create(path, 0, self.environment.files, spec.configs.index_interval_bytes)
-                sync_dir(directory)
-                self._add(spec, [segment], 0, 0, Producers())
+                # Its directory is flushed with the first records: an empty file that a power cut
+                # takes is simply made again.
+                self._add(spec, [segment], 0, 0, Producers(), new=True)
             sync_dir(self.data_dir)
         except OSError as problem:
             self.remove(made)
@@ -370,7 +373,8 @@ class LogManager:
                 retention.retain(partition)
 
     def _empty_trash(self) -> None:
-        while self._trash:
+        # What is left at a stop goes after the next start.
+        while self._trash and not self._stopping.is_set():
             shutil.rmtree(self._trash.pop(), ignore_errors=True)
 
     def _empty_trash_dir(self) -> None:

@@ -82,8 +82,10 @@ class Partition:
         log_start_offset: int,
         log_end_offset: int,
         producers: Producers,
+        new: bool = False,
     ) -> None:
-        """``segments`` are on stable storage up to ``log_end_offset``; at least one, the last is active."""
+        """``segments`` are on stable storage up to ``log_end_offset``; at least one, the last is active.
+        The files of a ``new`` one may not be in their directory yet, after a power cut."""
         self.topic = topic
         self.topic_id = topic_id
         self.partition = partition
@@ -102,7 +104,7 @@ class Partition:
         self._lock = threading.Lock()
         self._flushed_position = segments[-1].size
         self._rolled: list[Segment] = []
-        self._directory_dirty = False
+        self._directory_dirty = new
         #: Batches whose senders wait for stable storage, by offset.
         self._waiting: deque[tuple[Placed, DurableDone]] = deque()
         self._parked: dict[object, Wake] = {}
