@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from .. import errors
 from .._fastlog import RecordSpans, crc32c_backend
-from .._wire import MAX_RECORDS
 from ..clock import Clock
 from ..config import LimitsConfig, LogConfig, TopicConfigs, TopicDefaults, describe_topic_configs, topic_configs
 from ..groups import Groups
@@ -172,7 +171,6 @@ class LocalEngine(Engine):
             {
                 "max_partitions": self._limits.max_partitions,
                 "max_groups": self._limits.max_groups,
-                "max_records_per_batch": MAX_RECORDS,
                 "max_topic_name_characters": MAX_NAME_CHARACTERS,
             },
             ("idempotent-produce", f"crc32c-{crc32c_backend()}", f"flush-{self._log.flush}"),

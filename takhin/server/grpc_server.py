@@ -10,6 +10,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
 from .. import address
+from .._wire import MAX_RECORDS
 from ..clock import Clock
 from ..config import Config
 from ..engine.base import Engine
@@ -72,6 +73,7 @@ class GrpcServer:
         self.health = Health(self._senders, (SERVICE,))
         limits = {
             "max_message_size": grpc_config.max_message_size,
+            "max_records_per_batch": MAX_RECORDS,
             "max_metadata_size": grpc_config.max_metadata_size,
             "max_concurrent_rpcs": grpc_config.max_concurrent_rpcs,
             "max_streams": grpc_config.max_streams,

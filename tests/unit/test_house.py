@@ -19,7 +19,7 @@ FAMILIES: dict[str, set[str]] = {
     "_bytes": set(),
     "_os": set(),
     "_fastlog": {"_bytes"},
-    "_segment": {"_bytes", "_fastlog"},
+    "_segment": {"_bytes", "_fastlog", "_os"},
     "_wire": {"_bytes", "_fastlog", "_wire"},
 }
 #: The Python modules of this project that a family may use.
