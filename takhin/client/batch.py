@@ -24,9 +24,10 @@ class ProducerOptions:
     batch_records: int = 10_000
     batch_bytes: int = 1024 * 1024
     linger: float = 0.005
-    #: Bounds on what is sent and not acknowledged; ``send`` waits there.
+    #: So many batches are sent before the first is answered; meanwhile the others are filled.
     max_in_flight_batches: int = 64
-    max_in_flight_bytes: int = 32 * 1024 * 1024
+    #: So many bytes wait to be sent or answered; ``send`` waits there.
+    max_unacknowledged_bytes: int = 32 * 1024 * 1024
     #: The largest request that the server takes, bytes; 0: ask the server.
     max_request_bytes: int = 0
     #: Written once, however often it is sent: lost connections are ridden out.
@@ -55,7 +56,7 @@ class Batch:
 
     @property
     def encoded_bytes(self) -> int:
-        """What the request takes on the wire, at most."""
+        """What the request takes on the wire, at most; also about what it takes in memory."""
         return self.size_bytes + self.records * RECORD_OVERHEAD_BYTES
 
     def add(

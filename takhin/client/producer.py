@@ -128,8 +128,6 @@ class Producer:
             )
         options = self._options
         with self._changed:
-            if self._unacknowledged_bytes + self._open_bytes >= options.max_in_flight_bytes:
-                self._seal_all()  # many partitions with a little each are much, too
             self._wait_for_room()
             if partition < 0:
                 partition = self._spread_partition if key is None else partition_for_key(key, self._partitions)
@@ -142,7 +140,7 @@ class Producer:
                 if len(self._open) == 1:
                     self._changed.notify_all()  # the sender starts to count the linger
             batch.add(key, value, headers, timestamp, size)
-            self._open_bytes += size
+            self._open_bytes += encoded
             if batch.records >= options.batch_records or batch.encoded_bytes >= self._max_batch_bytes:
                 self._seal(batch)
 
@@ -208,17 +206,15 @@ class Producer:
     # The lock is held in these.
 
     def _wait_for_room(self) -> None:
-        options = self._options
+        bound = self._options.max_unacknowledged_bytes
         while True:
             if self._fatal is not None:
                 raise self._fatal
             if self._closing:
                 raise ClientError("the producer is closed", code="FAILED_PRECONDITION")
-            if (
-                self._unacknowledged_batches < options.max_in_flight_batches
-                and self._unacknowledged_bytes < options.max_in_flight_bytes
-            ):
+            if self._unacknowledged_bytes + self._open_bytes < bound:
                 return
+            self._seal_all()  # many partitions with a little each are much, too
             self._wait()
 
     def _wait(self) -> None:
@@ -233,7 +229,7 @@ class Producer:
 
     def _seal(self, batch: Batch) -> None:
         del self._open[batch.partition]
-        self._open_bytes -= batch.size_bytes
+        self._open_bytes -= batch.encoded_bytes
         if batch.partition == self._spread_partition:
             self._spread_partition = (self._spread_partition + 1) % self._partitions
         request = batch.request
@@ -247,7 +243,7 @@ class Producer:
             self._next_sequence[batch.partition] = (sequence + batch.records) & _SEQUENCE_MASK
         self._ready.append(batch)
         self._unacknowledged_batches += 1
-        self._unacknowledged_bytes += batch.size_bytes
+        self._unacknowledged_bytes += batch.encoded_bytes
         self._changed.notify_all()
 
     def _seal_all(self) -> None:
@@ -327,16 +323,16 @@ class Producer:
             now = time.monotonic()
             if stream != self._stream or self._fatal is not None or now >= self._stream_ends_at:
                 return None
-            if self._ready:
-                return self._ready.popleft()
             patience = self._stream_ends_at - now
-            if self._open:
-                oldest = min(batch.created for batch in self._open.values())
-                patience = min(patience, oldest + self._options.linger - now)
+            if len(self._in_flight) >= self._options.max_in_flight_batches:
+                pass  # what is open goes on being filled until there is an answer
+            elif self._ready:
+                return self._ready.popleft()
+            elif self._open:
+                oldest = next(iter(self._open.values()))  # batches are opened in the order of their age
+                patience = min(patience, oldest.created + self._options.linger - now)
                 if patience <= 0:
-                    due = now - self._options.linger
-                    for batch in [batch for batch in self._open.values() if batch.created <= due]:
-                        self._seal(batch)
+                    self._seal(oldest)
                     continue
             elif self._closing:
                 return None
@@ -439,7 +435,7 @@ class Producer:
     def _count(self, batch: Batch, error: ClientError | None) -> None:
         """The lock is held."""
         self._unacknowledged_batches -= 1
-        self._unacknowledged_bytes -= batch.size_bytes
+        self._unacknowledged_bytes -= batch.encoded_bytes
         if error is None:
             self.acknowledged_records += batch.records
             self.acknowledged_bytes += batch.size_bytes

@@ -46,6 +46,8 @@ class MemoryServer(pb_grpc.TakhinServiceServicer):
         self.consume_requests: list[pb.ConsumeMessagesRequest] = []
         self.batches: list[pb.ProduceBatchRequest] = []
         self.streams = 0
+        #: A batch of a stream is answered so late, seconds.
+        self.answer_after = 0.0
         self.commits: list[list[tuple[str, int, int]]] = []
         #: Responses of ConsumeMessages hold so many records.
         self.records_in_response = 2
@@ -171,6 +173,7 @@ class MemoryServer(pb_grpc.TakhinServiceServicer):
         self.streams += 1
         for request in request_iterator:
             self.batches.append(request)
+            time.sleep(self.answer_after)
             what = self.batch_script.popleft() if self.batch_script else None
             if what in ("break", "write and break"):
                 if what != "break":

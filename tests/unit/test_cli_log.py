@@ -119,6 +119,16 @@ def test_garbage_between_batches_is_passed_over(run: Run, partition: Path) -> No
     assert len(texts) == 2
 
 
+def test_what_only_looks_like_a_batch_is_passed_over_too(run: Run, partition: Path) -> None:
+    log = partition / f"{0:020d}.log"
+    size = log.stat().st_size // 20
+    change(log, size * 5, b"\xee" * 30)
+    change(log, size * 6 + 70, b"\x00\x01")
+    texts = [text for _, _, text in findings(run, partition, 6)]
+    assert texts[0].startswith(f"{2 * size} bytes: not a batch of magic 2")
+    assert texts[1:] == ["offsets 20 to 27 are missing"]
+
+
 def test_a_torn_tail_is_told_as_one(run: Run, partition: Path) -> None:
     log = partition / f"{160:020d}.log"
     log.write_bytes(log.read_bytes()[:-10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from takhin.cli.main import cli
-from takhin.client import partition_for_key
+from takhin.client import Client, ConsumedRecord, partition_for_key
 from takhin.v1 import takhin_pb2 as pb
 from tests.unit.client_fakes import MemoryServer
 
@@ -166,6 +167,30 @@ def test_what_could_not_be_written_is_not_committed(
     monkeypatch.setattr(consume._Writer, "write", breaks)
     assert run("consume", "t", "--group", "g", "--commit").stdout.split() == ["0-0", "0-1"]
     assert server.groups["g"] == {("t", 0): 2}
+
+
+def test_records_count_as_written_only_once_they_are_flushed() -> None:
+    from takhin.cli import consume
+
+    done: list[str] = []
+
+    class Out(io.BytesIO):
+        def write(self, data: object) -> int:
+            done.append("write")
+            return 0
+
+        def flush(self) -> None:
+            done.append("flush")
+
+    class Committer(consume._Committer):
+        def written(self, partition: int, next_offset: int) -> None:
+            done.append(f"next is {next_offset}")
+
+    with Client("127.0.0.1:1") as client:
+        writer = consume._Writer(Out(), lambda records: b"x", Committer(client, "g", "t"), 2)
+        records = [ConsumedRecord("t", 0, offset, 0, None, b"", ()) for offset in range(3)]
+        assert not writer.write(records)
+    assert done[:3] == ["write", "flush", "next is 2"]
 
 
 def test_following_ends_after_the_records_it_was_asked_for(server: MemoryServer, run: Run) -> None:

@@ -202,14 +202,25 @@ def test_a_stream_is_renewed_when_it_is_old(server: MemoryServer, client: Client
 
 
 def test_sending_waits_when_too_much_is_unacknowledged(server: MemoryServer, client: Client) -> None:
-    options = ProducerOptions(batch_records=1, max_in_flight_batches=4)
+    options = ProducerOptions(max_unacknowledged_bytes=10_000, linger=60)
     worst = 0
     with client.producer("t", options=options) as producer:
-        for _ in range(100):
-            producer.send(b"x")
+        for _ in range(200):
+            producer.send(b"x" * 960)
             worst = max(worst, producer.unacknowledged_records)
-    assert worst <= 4
-    assert len(server.values("t")) == 100
+    assert worst <= 10
+    assert len(server.values("t")) == 200
+
+
+def test_batches_are_filled_while_enough_of_them_are_on_their_way(server: MemoryServer, client: Client) -> None:
+    server.answer_after = 0.01
+    options = ProducerOptions(linger=0, max_in_flight_batches=1)
+    with client.producer("t", options=options) as producer:
+        for number in range(1000):
+            producer.send(b"%d" % number, partition=number % 3)
+            time.sleep(0.0001)
+    assert len(server.batches) < 300
+    assert [int(r.value) for r in server.topics["t"][1]] == list(range(1, 1000, 3))
 
 
 def test_leaving_with_an_exception_sends_no_more(server: MemoryServer, client: Client) -> None:
