@@ -137,7 +137,7 @@ def _print_report(report: PartitionReport) -> None:
         click.echo(f"  {finding.kind}: {finding.path}{place}: {finding.text}")
 
 
-#: What a data directory holds besides partitions, by the beginning of the name.
+#: The database of the metadata and the files beside it, by the beginning of their names.
 _METADATA_NAME: Final = "metadata.db"
 
 
@@ -147,13 +147,17 @@ def _unknown_names(directory: Path, partitions: set[Path]) -> list[str]:
     from ..storage.lock import LOCK_NAME
     from ..storage.manager import DELETED_NAME, HINTS_NAME, QUARANTINE_NAME
 
-    known = {CHECKPOINT_NAME, CLEAN_NAME, LOCK_NAME, HINTS_NAME, QUARANTINE_NAME, DELETED_NAME}
+    from ..storage.space import RESERVE_NAME
+
+    known = {CHECKPOINT_NAME, CLEAN_NAME, LOCK_NAME, HINTS_NAME, QUARANTINE_NAME, DELETED_NAME, RESERVE_NAME}
     if directory in partitions:
         return []
     return sorted(
         name
         for name in os.listdir(directory)
-        if name not in known and directory / name not in partitions and not name.startswith(_METADATA_NAME)
+        if name.removesuffix(".tmp") not in known
+        and directory / name not in partitions
+        and not name.startswith(_METADATA_NAME)
     )
 
 
