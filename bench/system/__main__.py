@@ -1,0 +1,47 @@
+"""``python -m bench.system``: the table of the server against the bare transport."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from .machine import describe_machine
+from .measure import Table
+from .processes import REPOSITORY, build_client
+from .rows import rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two short pairs of each row")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one run")
+    parser.add_argument("--rows", default="", help="names, or beginnings of names, with commas")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server")
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "build" / "bench", help="a directory on the disk")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "bench" / "results" / "system.json")
+    arguments = parser.parse_args()
+    pairs, seconds = (2, 1.0) if arguments.quick else (arguments.pairs, arguments.seconds)
+    wanted = tuple(name for name in arguments.rows.split(",") if name)
+    chosen = [row for row in rows() if not wanted or row.name.startswith(wanted)]
+    if not chosen:
+        sys.exit(f"no such row; there are {', '.join(row.name for row in rows())}")
+    build_client()
+    arguments.data.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=arguments.data, prefix="system-"))
+    try:
+        with Table(directory, pairs, seconds, tuple(arguments.set)) as table:
+            results = [table.measure(row) for row in chosen]
+    finally:
+        shutil.rmtree(directory)
+    report = {"machine": describe_machine(arguments.data), "pairs": pairs, "seconds": seconds, "rows": results}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The yardstick: grpcio servers that read the same messages as Takhin does and keep nothing.
+
+Handlers take and give bytes. Options and the thread switch interval are those of the real server, so that what
+differs is what Takhin does with a message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from takhin.app import SWITCH_INTERVAL
+from takhin.config import GrpcConfig
+from takhin.server.options import server_options
+
+from .requests import STREAM_MESSAGES, read_messages
+
+UNARY, BIDI, SEND = "/bench.Bare/Unary", "/bench.Bare/Bidi", "/bench.Bare/Send"
+
+
+class Bare(grpc.GenericRpcHandler):
+    def __init__(self, answer: bytes, sent: list[bytes]) -> None:
+        self._handlers = {
+            UNARY: grpc.unary_unary_rpc_method_handler(lambda _request, _context: answer),
+            BIDI: grpc.stream_stream_rpc_method_handler(lambda requests, _context: self._echo(requests, answer)),
+            SEND: grpc.unary_stream_rpc_method_handler(lambda _request, _context: self._send(sent)),
+        }
+
+    @staticmethod
+    def _echo(requests: Iterator[bytes], answer: bytes) -> Iterator[bytes]:
+        for _ in requests:
+            yield answer
+
+    @staticmethod
+    def _send(sent: list[bytes]) -> Iterator[bytes]:
+        for n in range(STREAM_MESSAGES):
+            yield sent[n % len(sent)]
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answer", type=Path, required=True, help="file with the answer of the unary and bidi method")
+    parser.add_argument("--sent", type=Path, required=True, help="file with the messages of the server stream")
+    arguments = parser.parse_args()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    config = GrpcConfig()
+    server = grpc.server(
+        ThreadPoolExecutor(config.data_threads),
+        handlers=[Bare(read_messages(arguments.answer)[0], read_messages(arguments.sent))],
+        options=server_options(config),
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(port, flush=True)
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Runs the rows: Takhin and its yardstick in turn, pair after pair."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from takhin.v1 import takhin_pb2 as pb
+
+from . import requests
+from .processes import Server, bare, run_client, takhin
+from .requests import SERVICE, write_messages
+from .rows import TOPIC, Row
+
+#: Seconds that data may take to get to the disk between two runs, so that one is not charged for the other's.
+SETTLE_SECONDS = 0.3
+
+
+class Table:
+    """Measures rows against servers that stay up for all of them."""
+
+    def __init__(self, directory: Path, pairs: int, seconds: float, settings: tuple[str, ...] = ()) -> None:
+        self.directory = directory
+        self.pairs = pairs
+        self.seconds = seconds
+        self._settings = settings
+        self._servers = contextlib.ExitStack()
+
+    def __enter__(self) -> Table:
+        directory = self.directory
+        answer = write_messages(directory / "answer", [requests.ANSWER])
+        # One response's worth of bytes: what is in it does not matter to a server that only passes it on.
+        sent = write_messages(directory / "sent", [requests.value(1 << 20)])
+        self.takhin = self._servers.enter_context(takhin(directory / "data", self._settings))
+        self.bare = self._servers.enter_context(bare(answer, sent))
+        self._channel = self._servers.enter_context(grpc.insecure_channel(self.takhin.address))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._servers.close()
+
+    # -- one row ------------------------------------------------------------------------------
+
+    def measure(self, row: Row) -> dict[str, Any]:
+        """Runs of both sides, in turn, and what follows from them."""
+        path = write_messages(self.directory / row.name, row.messages)
+        runs: list[dict[str, Any]] = []
+        against: list[dict[str, Any]] = []
+        with self._filled(row) if row.fill else contextlib.nullcontext():
+            for pair in range(self.pairs):
+                # Who goes first changes, so that neither always finds what the other left.
+                sides = [(runs, self._run_takhin), (against, self._run_against)]
+                for results, run in sides if pair % 2 == 0 else reversed(sides):
+                    result = run(row, path)
+                    if result is not None:
+                        results.append(_figures(row, result))
+        return _summary(row, runs, against)
+
+    def _run_takhin(self, row: Row, path: Path) -> dict[str, Any]:
+        with contextlib.nullcontext() if row.fill else self._topic(row.partitions):
+            return self._client(self.takhin, row, row.method, path, row.error_field)
+
+    def _run_against(self, row: Row, path: Path) -> dict[str, Any] | None:
+        if row.against == "none":
+            return None
+        if row.against == "bare":
+            return self._client(self.bare, row, row.bare_method, path, 0)
+        one = write_messages(self.directory / f"{row.name}-one", row.messages[:1])
+        with self._topic(1):
+            return self._client(self.takhin, row, row.method, one, row.error_field)
+
+    def _client(self, server: Server, row: Row, method: str, path: Path, error_field: int) -> dict[str, Any]:
+        flags = ["-mode", row.mode, "-method", method, "-messages", str(path), "-streams", str(row.streams)]
+        flags += ["-window", str(row.window), "-error-field", str(error_field), "-rate", str(row.rate)]
+        flags += ["-seconds", str(self.seconds), "-warmup", "0.5"]
+        if row.consume_request:
+            request = write_messages(self.directory / f"{row.name}-consume", [row.consume_request])
+            flags += ["-consume-method", SERVICE + "ConsumeMessages", "-consume-request", str(request)]
+        return run_client(server, flags)
+
+    # -- topics -------------------------------------------------------------------------------
+
+    def _call(self, method: str, request: Any) -> bytes:
+        call = self._channel.unary_unary(SERVICE + method)
+        answer: bytes = call(request if isinstance(request, bytes) else request.SerializeToString(), timeout=60)
+        return answer
+
+    @contextlib.contextmanager
+    def _topic(self, partitions: int) -> Iterator[None]:
+        """An empty one. With the topic go its files, so that they need not be written to the disk."""
+        self._call("CreateTopic", pb.CreateTopicRequest(name=TOPIC, num_partitions=partitions))
+        try:
+            yield
+        finally:
+            self._call("DeleteTopic", pb.DeleteTopicRequest(name=TOPIC))
+            time.sleep(SETTLE_SECONDS)
+
+    @contextlib.contextmanager
+    def _filled(self, row: Row) -> Iterator[None]:
+        with self._topic(row.partitions):
+            for n in range(row.fill_times):
+                self._call("ProduceBatch", row.fill[n % len(row.fill)])
+            time.sleep(1.5)  # until all of it is flushed, and so readable
+            yield
+
+
+def _figures(row: Row, result: dict[str, Any]) -> dict[str, float]:
+    """What counts, of one run."""
+    messages, seconds = result["messages"], result["seconds"]
+    transferred = result["bytes_in"] if row.mode in ("consume", "tail") else result["bytes_out"]
+    return {
+        "messages_per_second": messages / seconds,
+        "records_per_second": messages * row.records / seconds,
+        "megabytes_per_second": transferred / seconds / 1e6,
+        "mean_us": result["latency_us"]["mean"],
+        "p50_us": result["latency_us"]["p50"],
+        "p99_us": result["latency_us"]["p99"],
+        "p999_us": result["latency_us"]["p999"],
+        "max_us": result["latency_us"]["max"],
+        "client_cores": result["client_cpu_seconds"] / result["wall_seconds"],
+        "server_cores": result["server_cpu_seconds"] / result["run_seconds"],
+        "server_cpu_us_per_message": 1e6 * result["server_cpu_seconds"] / result["run_seconds"] * seconds / messages,
+    }
+
+
+def _summary(row: Row, runs: list[dict[str, float]], against: list[dict[str, float]]) -> dict[str, Any]:
+    median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    summary: dict[str, Any] = {
+        "name": row.name,
+        "title": row.title,
+        "against": row.against,
+        "goal": row.goal,
+        "takhin": median,
+        "runs": {"takhin": runs, "against": against},
+    }
+    if against:
+        ratios = [
+            run["messages_per_second"] / other["messages_per_second"]
+            for run, other in zip(runs, against, strict=True)
+        ]
+        summary["yardstick"] = {name: statistics.median(run[name] for run in against) for name in against[0]}
+        summary["ratio"] = statistics.median(ratios)
+        summary["ratio_spread"] = [min(ratios), max(ratios)]
+        if row.goal is not None:
+            summary["met"] = summary["ratio"] >= row.goal
+    if row.absolute is not None:
+        figure, order, value = row.absolute
+        reached = median[figure] >= value if order == ">=" else median[figure] <= value
+        summary["absolute"] = {"figure": figure, "order": order, "value": value, "reached": median[figure]}
+        summary["met"] = summary.get("met", True) and reached
+    print(f"{row.name}: {line(summary)}", file=sys.stderr, flush=True)
+    return summary
+
+
+def line(summary: dict[str, Any]) -> str:
+    """One row in words."""
+    own = summary["takhin"]
+    parts = [f"{own['messages_per_second']:.0f} messages/s", f"{own['megabytes_per_second']:.0f} MB/s"]
+    parts.append(f"{own['server_cpu_us_per_message']:.0f} us CPU a message")
+    parts.append(f"p50 {own['p50_us']:.0f} us, p99 {own['p99_us']:.0f} us, client {own['client_cores']:.2f} cores")
+    if "ratio" in summary:
+        low, high = summary["ratio_spread"]
+        other = summary["yardstick"]
+        parts.append(
+            f"ratio {summary['ratio']:.2f} ({low:.2f} to {high:.2f}) of {other['messages_per_second']:.0f}/s"
+            f" at {other['server_cpu_us_per_message']:.0f} us, client {other['client_cores']:.2f} cores"
+        )
+    return ", ".join(parts)
