@@ -146,7 +146,6 @@ def _unknown_names(directory: Path, partitions: set[Path]) -> list[str]:
     from ..storage.checkpoint import CHECKPOINT_NAME, CLEAN_NAME
     from ..storage.lock import LOCK_NAME
     from ..storage.manager import DELETED_NAME, HINTS_NAME, QUARANTINE_NAME
-
     from ..storage.space import RESERVE_NAME
 
     known = {CHECKPOINT_NAME, CLEAN_NAME, LOCK_NAME, HINTS_NAME, QUARANTINE_NAME, DELETED_NAME, RESERVE_NAME}
