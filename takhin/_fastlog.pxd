@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t
 
+from ._bytes cimport read_be16, read_be32, read_be64
+
 
 # Where the fields of a record batch lie, each derived from the one before.
 cdef enum:
@@ -49,8 +51,22 @@ cdef struct BatchHead:
     int16_t producer_epoch
     uint8_t magic
 
-# p has at least HEADER_BYTES bytes.
-cdef void read_head(const uint8_t* p, BatchHead* head) noexcept nogil
+cdef inline void read_head(const uint8_t* p, BatchHead* head) noexcept nogil:
+    """p has at least HEADER_BYTES bytes."""
+    head.base_offset = read_be64(p + AT_BASE_OFFSET)
+    head.size = <int64_t>read_be32(p + AT_LENGTH) + AFTER_LENGTH
+    head.leader_epoch = read_be32(p + AT_LEADER_EPOCH)
+    head.magic = p[AT_MAGIC]
+    head.crc = <uint32_t>read_be32(p + AT_CRC)
+    head.attributes = read_be16(p + AT_ATTRIBUTES)
+    head.last_offset = head.base_offset + read_be32(p + AT_LAST_OFFSET_DELTA)
+    head.base_timestamp = read_be64(p + AT_BASE_TIMESTAMP)
+    head.max_timestamp = read_be64(p + AT_MAX_TIMESTAMP)
+    head.producer_id = read_be64(p + AT_PRODUCER_ID)
+    head.producer_epoch = read_be16(p + AT_PRODUCER_EPOCH)
+    head.base_sequence = read_be32(p + AT_BASE_SEQUENCE)
+    head.record_count = read_be32(p + AT_RECORD_COUNT)
+
 # The batch at p, of which `available` bytes are in memory and `limit` in the file.
 cdef int check_batch(const uint8_t* p, int64_t available, int64_t limit, BatchHead* head) noexcept nogil
 cdef object head_info(int64_t position, BatchHead* head, bint crc_ok)
@@ -114,38 +130,4 @@ cdef class Batches:
     cdef int32_t record_index           # of that record, in its batch
     cdef readonly int64_t next_offset   # records below it are passed over
     cdef readonly int64_t end_offset    # records from it on are not given (exclusive)
-
-
-# One record as it lies in a batch.
-cdef struct RecordView:
-    int64_t offset
-    int64_t timestamp
-    const uint8_t* key
-    const uint8_t* value
-    const uint8_t* headers      # first byte of the first header
-    const uint8_t* end          # first byte after the record
-    int32_t key_len             # -1: null
-    int32_t value_len           # -1: null
-    int32_t header_count
-
-
-# A walk over the records of a Batches, in place. Control batches are passed over.
-cdef struct Walk:
-    const uint8_t* data
-    Py_ssize_t size
-    Py_ssize_t batch_position
-    Py_ssize_t record_position
-    int32_t record_index
-    int64_t next_offset
-    int64_t end_offset
-
-cdef void walk_open(Batches batches, Walk* walk) noexcept
-# Goes on to the next record with next_offset <= offset < end_offset.
-# 1: view is filled and the walk is past it; 0: no more; -1: the bytes are wrong.
-cdef int walk_next(Walk* walk, RecordView* view) noexcept nogil
-# The walk's place becomes that of the batches.
-cdef void walk_save(Batches batches, Walk* walk) noexcept
-
-# Reads the header at p (of RecordView.headers, then of the header before).
-# The first byte after it, or NULL when the bytes are wrong.
-cdef const uint8_t* header_next(const uint8_t* p, const uint8_t* end, HeaderSpan* header) noexcept nogil
+    cdef readonly bint is_compressed    # some batch is, and cannot be walked

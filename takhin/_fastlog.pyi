@@ -94,6 +94,13 @@ class RecordBatch:
     def base_sequence(self) -> int: ...
     def tobytes(self, base_offset: int = 0) -> bytes:
         """The batch as it would be written at ``base_offset``."""
+    def records_bytes(self) -> bytes:
+        """What comes behind the header, to be compressed."""
+    def compressed(self, codec: int, records: bytes) -> RecordBatch:
+        """The same batch with its records as a block of ``codec``, the number in the attributes."""
+
+def batch_with_records(batch: bytes, records: bytes) -> bytes:
+    """An uncompressed batch with the header of ``batch`` and these records. Raises ``ValueError``."""
 
 class Batches:
     """Whole batches in one buffer, and a reader's place in them. One reader at a time.
@@ -110,6 +117,9 @@ class Batches:
         """Records from it on are not given (exclusive)."""
     @property
     def size_bytes(self) -> int: ...
+    @property
+    def is_compressed(self) -> bool:
+        """Whether any of the batches is: then ``storage.compression`` must have them first."""
     def tobytes(self) -> bytes: ...
     def first_info(self) -> BatchInfo:
         """The first batch's header. Raises ``IndexError`` when there is none."""

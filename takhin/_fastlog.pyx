@@ -17,9 +17,9 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from ._bytes cimport (
-    read_be16, read_be32, read_be64, read_signed, varint_size,
-    write_be16, write_be32, write_be64, write_varint, zigzag,
+    read_be16, varint_size, write_be16, write_be32, write_be64, write_varint, zigzag,
 )
+from ._fastlog_walk cimport RecordView, Walk, header_next, walk_next, walk_open, walk_save
 
 from collections import namedtuple
 
@@ -240,7 +240,6 @@ cdef void frame_batch(RecordSpans spans, RecordBatch batch, int64_t base_timesta
             p = write_blob(p, spans.headers[h].key, spans.headers[h].key_len)
             p = write_blob(p, spans.headers[h].value, spans.headers[h].value_len)
     write_be64(head + AT_BASE_OFFSET, 0)
-    write_be32(head + AT_LENGTH, <int32_t>(batch.size - AFTER_LENGTH))
     write_be32(head + AT_LEADER_EPOCH, 0)
     head[AT_MAGIC] = 2
     write_be16(head + AT_ATTRIBUTES, LOG_APPEND_TIME_BIT if log_append_time else 0)
@@ -251,8 +250,7 @@ cdef void frame_batch(RecordSpans spans, RecordBatch batch, int64_t base_timesta
     write_be16(head + AT_PRODUCER_EPOCH, batch.producer_epoch)
     write_be32(head + AT_BASE_SEQUENCE, batch.base_sequence)
     write_be32(head + AT_RECORD_COUNT, <int32_t>spans.count)
-    write_be32(head + AT_CRC, <int32_t>tk_crc32c(
-        0, head + AT_ATTRIBUTES, <size_t>(batch.size - AT_ATTRIBUTES), tk_crc_hardware))
+    close_batch(head, batch.size, 0)
 
 
 cdef class RecordBatch:
@@ -266,24 +264,41 @@ cdef class RecordBatch:
         self.place(base_offset)
         return PyBytes_FromStringAndSize(<const char*>self.data, self.size)
 
+    def records_bytes(self):
+        return PyBytes_FromStringAndSize(<const char*>self.data + HEADER_BYTES, self.size - HEADER_BYTES)
+
+    def compressed(self, int codec, bytes records not None):
+        cdef RecordBatch batch = RecordBatch.__new__(RecordBatch)
+        batch.size = HEADER_BYTES + PyBytes_GET_SIZE(records)
+        batch.data = <uint8_t*>malloc(<size_t>batch.size)
+        if batch.data == NULL:
+            raise MemoryError
+        batch.record_count, batch.max_timestamp = self.record_count, self.max_timestamp
+        batch.producer_id, batch.producer_epoch = self.producer_id, self.producer_epoch
+        batch.base_sequence = self.base_sequence
+        memcpy(batch.data, self.data, HEADER_BYTES)
+        memcpy(batch.data + HEADER_BYTES, PyBytes_AS_STRING(records), <size_t>PyBytes_GET_SIZE(records))
+        close_batch(batch.data, batch.size, codec)
+        return batch
+
+
+cdef void close_batch(uint8_t* head, int64_t size, int codec) noexcept nogil:
+    """Sets what depends on the records' bytes: length, codec and CRC."""
+    write_be32(head + AT_LENGTH, <int32_t>(size - AFTER_LENGTH))
+    write_be16(head + AT_ATTRIBUTES, (read_be16(head + AT_ATTRIBUTES) & ~COMPRESSION_MASK) | codec)
+    write_be32(head + AT_CRC, <int32_t>tk_crc32c(
+        0, head + AT_ATTRIBUTES, <size_t>(size - AT_ATTRIBUTES), tk_crc_hardware))
+
+
+def batch_with_records(bytes batch not None, bytes records not None):
+    cdef bytes out = batch[:HEADER_BYTES] + records
+    if PyBytes_GET_SIZE(out) > INT32_MAX or PyBytes_GET_SIZE(batch) < HEADER_BYTES:
+        raise ValueError("not a batch, or too large for one")
+    close_batch(<uint8_t*>PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out), 0)
+    return out
+
 
 # -- batches as bytes -------------------------------------------------------------------------
-
-cdef void read_head(const uint8_t* p, BatchHead* head) noexcept nogil:
-    head.base_offset = read_be64(p + AT_BASE_OFFSET)
-    head.size = <int64_t>read_be32(p + AT_LENGTH) + AFTER_LENGTH
-    head.leader_epoch = read_be32(p + AT_LEADER_EPOCH)
-    head.magic = p[AT_MAGIC]
-    head.crc = <uint32_t>read_be32(p + AT_CRC)
-    head.attributes = read_be16(p + AT_ATTRIBUTES)
-    head.last_offset = head.base_offset + read_be32(p + AT_LAST_OFFSET_DELTA)
-    head.base_timestamp = read_be64(p + AT_BASE_TIMESTAMP)
-    head.max_timestamp = read_be64(p + AT_MAX_TIMESTAMP)
-    head.producer_id = read_be64(p + AT_PRODUCER_ID)
-    head.producer_epoch = read_be16(p + AT_PRODUCER_EPOCH)
-    head.base_sequence = read_be32(p + AT_BASE_SEQUENCE)
-    head.record_count = read_be32(p + AT_RECORD_COUNT)
-
 
 cdef int check_batch(const uint8_t* p, int64_t available, int64_t limit, BatchHead* head) noexcept nogil:
     if available < HEADER_BYTES:
@@ -394,101 +409,3 @@ cdef class Batches:
 
 cdef object blob(const uint8_t* data, int32_t length):
     return None if length < 0 else PyBytes_FromStringAndSize(<const char*>data, length)
-
-
-cdef void walk_open(Batches batches, Walk* walk) noexcept:
-    walk.data = batches.data
-    walk.size = batches.size
-    walk.batch_position = batches.batch_position
-    walk.record_position = batches.record_position
-    walk.record_index = batches.record_index
-    walk.next_offset = batches.next_offset
-    walk.end_offset = batches.end_offset
-
-
-cdef void walk_save(Batches batches, Walk* walk) noexcept:
-    batches.batch_position = walk.batch_position
-    batches.record_position = walk.record_position
-    batches.record_index = walk.record_index
-    batches.next_offset = walk.next_offset
-
-
-cdef inline const uint8_t* read_blob(
-        const uint8_t* p, const uint8_t* end, const uint8_t** data, int32_t* length) noexcept nogil:
-    cdef int64_t n
-    p = read_signed(p, end, &n)
-    if p == NULL or n < -1 or n > end - p:
-        return NULL
-    data[0] = p
-    length[0] = <int32_t>n
-    return p + n if n > 0 else p
-
-
-cdef const uint8_t* header_next(const uint8_t* p, const uint8_t* end, HeaderSpan* header) noexcept nogil:
-    p = read_blob(p, end, &header.key, &header.key_len)
-    if p == NULL or header.key_len < 0:
-        return NULL
-    return read_blob(p, end, &header.value, &header.value_len)
-
-
-cdef int walk_next(Walk* walk, RecordView* view) noexcept nogil:
-    cdef const uint8_t* p
-    cdef const uint8_t* batch_end
-    cdef BatchHead head
-    cdef int64_t length, delta, offset_delta, headers
-    while walk.batch_position + HEADER_BYTES <= walk.size:
-        p = walk.data + walk.batch_position
-        read_head(p, &head)
-        if head.size < HEADER_BYTES or head.size > walk.size - walk.batch_position:
-            return -1
-        if head.base_offset >= walk.end_offset:
-            return 0
-        # Control batches hold transaction marks, which are not for consumers.
-        if head.last_offset < walk.next_offset or head.attributes & CONTROL_BIT or walk.record_index >= head.record_count:
-            walk.next_offset = max(walk.next_offset, head.last_offset + 1)
-            walk.batch_position += head.size
-            walk.record_position = 0
-            walk.record_index = 0
-            continue
-        if head.attributes & COMPRESSION_MASK:
-            return -1
-        batch_end = p + head.size
-        p = walk.data + walk.record_position if walk.record_position else p + HEADER_BYTES
-        while walk.record_index < head.record_count:
-            p = read_signed(p, batch_end, &length)
-            if p == NULL or length < 1 or length > batch_end - p:
-                return -1
-            view.end = p + length
-            walk.record_position = view.end - walk.data
-            walk.record_index += 1
-            p = read_signed(p + 1, view.end, &delta)
-            if p == NULL:
-                return -1
-            p = read_signed(p, view.end, &offset_delta)
-            if p == NULL or offset_delta < 0 or offset_delta > INT32_MAX:
-                return -1
-            view.offset = head.base_offset + offset_delta
-            if view.offset < walk.next_offset:
-                p = view.end
-                continue
-            if view.offset >= walk.end_offset:
-                # Back to the batch's first record: those below next_offset are passed over again.
-                walk.record_position = 0
-                walk.record_index = 0
-                return 0
-            view.timestamp = head.max_timestamp if head.attributes & LOG_APPEND_TIME_BIT else <int64_t>(
-                <uint64_t>head.base_timestamp + <uint64_t>delta)
-            p = read_blob(p, view.end, &view.key, &view.key_len)
-            if p == NULL:
-                return -1
-            p = read_blob(p, view.end, &view.value, &view.value_len)
-            if p == NULL:
-                return -1
-            p = read_signed(p, view.end, &headers)
-            if p == NULL or headers < 0 or headers > view.end - p:
-                return -1
-            view.headers = p
-            view.header_count = <int32_t>headers
-            walk.next_offset = view.offset + 1
-            return 1
-    return 0

@@ -9,7 +9,7 @@ from posix.unistd cimport close as posix_close
 
 from ._bytes cimport read_be32, read_be64, write_be32, write_be64
 from ._fastlog cimport (
-    AT_MAGIC, BATCH_CUT, BATCH_OK, HEADER_BYTES, BatchHead, Batches, RecordBatch, check_batch, head_info, read_head,
+    AT_MAGIC, BATCH_CUT, BATCH_OK, COMPRESSION_MASK, HEADER_BYTES, BatchHead, Batches, RecordBatch, check_batch, head_info, read_head,
 )
 from ._os cimport os_flush, os_open, os_read_at, os_truncate, os_write_at
 
@@ -223,6 +223,7 @@ cdef struct Place:
     int64_t taken           # bytes taken so far
     int64_t first           # place in the buffer of the first batch taken; -1: none
     int64_t want            # bytes that the batch which is cut needs
+    bint compressed         # some batch taken is
 
 
 cdef int collect(const uint8_t* data, int64_t n, int64_t limit, bint dense, Place* place) noexcept nogil:
@@ -249,6 +250,7 @@ cdef int collect(const uint8_t* data, int64_t n, int64_t limit, bint dense, Plac
             elif place.taken + head.size > place.max_bytes:
                 return BATCH_OK
             place.taken += head.size
+            place.compressed = place.compressed or (head.attributes & COMPRESSION_MASK) != 0
         at += head.size
         place.position += head.size
         place.expected = head.last_offset + 1
@@ -336,6 +338,8 @@ cdef class SegmentFile:
         place.max_bytes = max_bytes
         place.taken = 0
         place.first = -1
+        place.want = 0
+        place.compressed = False
         while True:
             position = place.position
             if position >= limit:
@@ -354,6 +358,7 @@ cdef class SegmentFile:
                 batches = Batches.__new__(Batches, buffer, next_offset, end_offset)
                 batches.data = <const uint8_t*>p + place.first
                 batches.size = place.taken
+                batches.is_compressed = place.compressed
                 return batches, 0, place.position, place.expected
             if status == BATCH_CUT:
                 want = max(place.want, max_bytes)

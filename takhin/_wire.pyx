@@ -13,8 +13,9 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 cimport cython
 
 from ._fastlog cimport (
-    BatchHead, Batches, HEADER_BYTES, HeaderSpan, RecordSpan, RecordSpans, Walk, read_head, walk_open, walk_save,
+    BatchHead, Batches, HEADER_BYTES, HeaderSpan, RecordSpan, RecordSpans, read_head,
 )
+from ._fastlog_walk cimport Walk, walk_open, walk_save
 from ._wire_fields cimport (
     BAD_GROUP_ID, BAD_HEADER_KEY, BAD_TOPIC, CUT_FIELD, CUT_GROUP, CUT_VARINT, FIELD_ZERO, LONG_VARINT, MANY_HEADERS,
     MANY_RECORDS, NO_MEMORY, Reader, STRAY_GROUP_END, TOO_DEEP, WIRE_TYPE,

@@ -5,7 +5,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from ._bytes cimport write_varint
-from ._fastlog cimport HeaderSpan, RecordView, Walk, header_next, walk_next
+from ._fastlog cimport HeaderSpan
+from ._fastlog_walk cimport RecordView, Walk, header_next, walk_next
 from ._wire_fields cimport (
     bytes_size, int_size, text_size, utf8_fault, utf8_repair, utf8_repaired_size, write_bytes, write_int, write_text,
 )
@@ -43,7 +44,7 @@ cdef inline int64_t record_size(const RecordView* view, int32_t partition, bint 
 
     With `check`, header keys that are not UTF-8 are counted as repaired, and set `repair`.
     """
-    cdef HeaderSpan header
+    cdef HeaderSpan header = HeaderSpan(NULL, NULL, 0, 0)
     cdef const uint8_t* p = view.headers
     cdef int32_t i
     cdef int64_t key_size
@@ -117,7 +118,7 @@ cdef inline uint8_t* write_records(uint8_t* p, const Walk* start, int32_t partit
     """Writes what was planned from `start` on."""
     cdef Walk walk = start[0]
     cdef RecordView view
-    cdef HeaderSpan header
+    cdef HeaderSpan header = HeaderSpan(NULL, NULL, 0, 0)
     cdef const uint8_t* at
     cdef bint ignored = False
     cdef int64_t i

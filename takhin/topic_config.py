@@ -26,9 +26,10 @@ CleanupPolicy = Annotated[
     Meta(description="What becomes of old segments. `delete` removes them by age or size."),
 ]
 CompressionType = Annotated[
-    Literal["producer", "uncompressed"],
+    Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"],
     Meta(
-        description="How batches are stored. `producer` keeps what the producer sent; `uncompressed` never compresses."
+        description="How batches are stored: by one of the codecs, or as they come (`producer`, `uncompressed`). "
+        "Consumers always get plain records."
     ),
 ]
 MaxMessageBytes = Annotated[
@@ -103,7 +104,6 @@ class TopicDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 #: Values that Kafka has and this version has not; the error says so instead of "bad value".
 _NOT_AVAILABLE: Mapping[str, frozenset[str]] = {
     "cleanup_policy": frozenset({"compact", "compact,delete", "delete,compact"}),
-    "compression_type": frozenset({"gzip", "snappy", "lz4", "zstd"}),
 }
 
 

@@ -17,6 +17,7 @@ from ..config import LimitsConfig, LogConfig, TopicConfigs, TopicDefaults, descr
 from ..groups import Groups
 from ..metadata import Metadata, TopicRow
 from ..storage import retention
+from ..storage.compression import CODECS, compress
 from ..storage.manager import LogManager, PartitionSpec
 from ..storage.partition import Partition, Placed
 from ..storage.reader import PartitionReader, find_time
@@ -357,6 +358,8 @@ class LocalEngine(Engine):
                     base_sequence=producer.sequence,
                     max_bytes=configs.max_message_bytes,
                 )
+            if configs.compression_type in CODECS:
+                batch = compress(batch, configs.compression_type)
             if not self._running:
                 raise errors.Unavailable("the server is starting or stopping")
             if acks == ACKS_DURABLE:

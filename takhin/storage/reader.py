@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from .._fastlog import MAX_OFFSET, Batches
 from ..errors import DataLoss, DescriptorsExhausted, TakhinError
+from .compression import DecompressionFailed, decompress
 from .partition import Partition, base_offset_of
 from .segment import Segment
 
@@ -61,7 +62,7 @@ class PartitionReader:
             if batches is not None:
                 self._segment, self._read_end = segment, expected
                 self._partition.environment.counters.bytes_read += batches.size_bytes
-                return batches
+                return self._expanded(batches) if batches.is_compressed else batches
             if status < 0:
                 damage = segment.look_behind(position, expected, status, segment.index())
                 self._partition.environment.counters.damages += 1
@@ -84,6 +85,13 @@ class PartitionReader:
                     max(expected, self.next_offset), following.base_offset, "its segment is missing or cut"
                 )
             segment = self._enter(following)
+
+    def _expanded(self, batches: Batches) -> Batches:
+        try:
+            return decompress(batches)
+        except DecompressionFailed as problem:
+            info = batches.first_info()
+            raise self._loss(info.base_offset, info.last_offset + 1, f"decompression: {problem}") from None
 
     def _seek(self, offset: int) -> Segment:
         segment = self._segment = self._partition.segment_of(offset)
