@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Compiled sources: the editable install in .venv serves plain Python files as they are.
 SOURCES := $(wildcard takhin/*.pyx takhin/*.pxd takhin/*.h) $(shell find proto -name '*.proto')
 INSTALLED := $(VENV)/.installed
@@ -22,16 +23,19 @@ help:  ## this list
 build: $(BUILT)  ## .venv with the project and its tools; .venv/bin/takhin is the command
 
 $(INSTALLED): pyproject.toml setup.py
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/build-requires.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,bench,lint]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@echo 'making $(VENV): this fetches the tools and takes a minute or two'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
+	@$(PIP) install -r $(VENV)/build-requires.txt
+	@echo 'building the project'
+	@$(PIP) install --no-build-isolation -e '.[test,bench,lint]'
+	@touch $@
 
 $(BUILT): $(INSTALLED) $(SOURCES)
-	$(BIN)/python setup.py -q build_ext --inplace
-	touch $@
+	@echo 'compiling what has changed'
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
 
 run: $(BUILT)  ## build, then serve ./data on 127.0.0.1:9092 until Ctrl-C
 	exec $(BIN)/takhin serve

@@ -15,7 +15,7 @@ import pytest
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
 from tests.integration.records import create_topic, end_offset, produce, read_all
-from tests.integration.server_process import ServerProcess
+from tests.integration.server_process import ServerProcess, wait_until
 
 #: Each on a connection of its own, although the address is the same.
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -108,10 +108,15 @@ def test_10000_partitions_are_opened_and_listed_within_20000_descriptors(
         server.stop(60)
         server.start(timeout_s=60)
         fill(client)
-        listed = client.DescribeTopics(pb.DescribeTopicsRequest(), timeout=60).topics
-        assert [topic.name for topic in listed] == names
-        assert all(topic.num_partitions == partitions for topic in listed)
-        assert all(part.end_offset == 2 for topic in listed for part in topic.partitions.values())
+
+        def all_readable() -> bool:
+            # Nobody waits for the flushes of records at acks 1: they become readable soon, not at once.
+            listed = client.DescribeTopics(pb.DescribeTopicsRequest(), timeout=60).topics
+            assert [topic.name for topic in listed] == names
+            assert all(topic.num_partitions == len(topic.partitions) == partitions for topic in listed)
+            return all(part.end_offset == 2 for topic in listed for part in topic.partitions.values())
+
+        wait_until(all_readable, 60, "all records to be readable")
         assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 20_000  # type: ignore[union-attr]
         assert end_offset(client, names[-1], partitions - 1) == 2
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+IN_CI = os.environ.get("CI") == "true"
+in_ci_only = pytest.mark.skipif(not IN_CI, reason="in CI only: it fetches everything anew, half a minute each")
 #: Fails when a compiled module, the generated code or the command is not there.
 SMOKE = """
 import takhin, takhin._fastlog, takhin._segment, takhin._wire, takhin.cli.main
@@ -83,6 +85,10 @@ def test_the_wheel_holds_what_users_need_and_no_sources_of_c(sdist: Path, tmp_pa
     assert [name for name in names if name.endswith((".pyx", ".pxd", ".c", ".h"))] == []
     assert {name.split("/")[0].split("-")[0] for name in names} == {"takhin"}, "nothing but the package"
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    installed = tmp_path / "installed"
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", installed, wheel, directory=tmp_path)
+    smoke = f"import sys; sys.path.insert(0, {str(installed)!r})\n{SMOKE}"
+    assert str(installed) in run(sys.executable, "-c", smoke, directory=tmp_path)
 
 
 def interpreter(version: str) -> str | None:
@@ -95,14 +101,11 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+@in_ci_only
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
 def test_an_install_from_a_clean_clone_works(version: str, tmp_path: Path) -> None:
-    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-        python: str | None = sys.executable
-    elif os.environ.get("CI") != "true":
-        pytest.skip("other versions of Python are tried in CI only: half a minute each")
-    else:
-        python = interpreter(version)
+    here = version == f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = sys.executable if here else interpreter(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
     fresh = fresh_python(tmp_path, python)
@@ -112,6 +115,7 @@ def test_an_install_from_a_clean_clone_works(version: str, tmp_path: Path) -> No
     run(fresh, "-m", "pip", "check", directory=tmp_path)
 
 
+@in_ci_only
 def test_an_editable_install_serves_the_tree(tmp_path: Path) -> None:
     tree = clean_clone(tmp_path)
     fresh = fresh_python(tmp_path)
