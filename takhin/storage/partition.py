@@ -10,6 +10,7 @@ attributes that only grow: always
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from bisect import bisect_right
@@ -302,7 +303,12 @@ class Partition:
         try:
             for segment in goal.rolled:
                 path = segment.path(fs.LOG_SUFFIX)
-                segment.file().flush()
+                try:
+                    segment.file().flush()
+                except FileNotFoundError:
+                    if segment in self.segments:
+                        raise
+                    # Dropped meanwhile: nothing of it has to be kept.
             if goal.position > self._flushed_position:
                 path = active.path(fs.LOG_SUFFIX)
                 active.file().flush()
@@ -319,8 +325,22 @@ class Partition:
         environment.counters.flush_seconds += time.perf_counter() - started
         self._flushed(goal)
         for segment in goal.rolled:
-            segment.write_seal(segment.index(), segment.next_offset)
+            self._seal(segment)
             segment.pinned = False
+
+    def _seal(self, segment: Segment) -> None:
+        try:
+            if segment in self.segments:
+                segment.write_seal(segment.index(), segment.next_offset)
+            if segment not in self.segments:  # dropped meanwhile, perhaps before these files were made
+                for suffix in (fs.INDEX_SUFFIX, fs.TIME_INDEX_SUFFIX, fs.SEAL_SUFFIX):
+                    fs.remove_if_there(segment.path(suffix))
+        except OSError as problem:
+            # All of it can be had again from the log.
+            log.warning(
+                "segment not sealed",
+                extra={"fields": {"segment": segment.path(fs.LOG_SUFFIX), "error": os.strerror(problem.errno or 0)}},
+            )
 
     def _flushed(self, goal: Flushed) -> None:
         ready: list[tuple[Placed, DurableDone]] = []
@@ -424,6 +444,7 @@ class Partition:
             ):
                 keep += 1
             gone, self.segments = self.segments[:keep], self.segments[keep:]
+            self._rolled = [segment for segment in self._rolled if segment not in gone]
         return gone
 
     def checkpoint(self) -> PartitionCheckpoint | None:
