@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 #: Seconds. Threads wait for each other all the time here; Python's default of 5 ms makes each wait for the GIL
 #: that long while another thread computes. Measured: about a fifth more calls.
 SWITCH_INTERVAL = 0.0005
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Seconds of grace at most, so that a stop is over within ten seconds.
 MAX_GRACE = 6
 
@@ -137,19 +138,24 @@ class App:
             pass  # the pipe is full of requests, or ``run`` is over
 
     def run(self) -> int:
-        """Serve until a signal comes; gives the exit code. Main thread only. Raises as ``start``."""
+        """Serve until SIGTERM or SIGINT; gives the exit code. Raises as ``start``.
+
+        For the main thread of a process that ends afterwards: both signals are ignored from then on.
+        """
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
             self.request_stop()
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in _SIGNALS:
+            signal.signal(number, on_signal)
         try:
             self.start()
             os.read(self._stop_reader, 1)
             self.stop()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            # One more signal, on the last yards, must not spoil the exit code.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             self.close()
         return 0
 

@@ -73,7 +73,7 @@ def gauge(registry: CollectorRegistry, name: str, documentation: str, value: Cal
 def build_registry(version: str, engine: str) -> CollectorRegistry:
     """A registry with what is known of the process."""
     # A second series for each counter that says when it began: nobody asked, and it doubles every scrape.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -84,5 +84,9 @@ def build_registry(version: str, engine: str) -> CollectorRegistry:
 
 
 def camel(code: grpc.StatusCode) -> str:
-    """``OUT_OF_RANGE`` as ``OutOfRange``; dashboards expect this spelling. ``OK`` stays."""
-    return "OK" if code is grpc.StatusCode.OK else "".join(word.capitalize() for word in code.name.split("_"))
+    """``OUT_OF_RANGE`` as ``OutOfRange``, and Go's spelling of the one word that has two: dashboards expect it."""
+    if code is grpc.StatusCode.OK:
+        return "OK"
+    if code is grpc.StatusCode.CANCELLED:
+        return "Canceled"
+    return "".join(word.capitalize() for word in code.name.split("_"))

@@ -83,7 +83,7 @@ class GrpcServer:
         }
         info = Info(engine, clock, limits, FEATURES)
         router = Router(GrpcMetrics(registry), self._pools.reject)
-        arrivals = Arrivals(self._timers)
+        self._arrivals = arrivals = Arrivals(self._timers)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)
         add_health(router, self._pools, arrivals, self.health)
         if grpc_config.reflection:

@@ -65,7 +65,7 @@ class Stream(ParkedStream):
                 raise self.ending
             if self.inbox:
                 self.send(self.inbox.pop(0))
-                return Next.AGAIN if random.random() < 0.5 or self.inbox else Next.PARK
+                return Next.AGAIN if random.random() < 0.5 or self.inbox or self.finish else Next.PARK
             return Next.DONE if self.finish else Next.PARK
         finally:
             self.stepping -= 1
