@@ -124,6 +124,71 @@ def verify(directory: Path, as_json: bool) -> None:
         raise CommandFailed("an index is wrong; the log itself is whole")
 
 
+@command.command("repair")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="Do it. Without, it only says what it would do.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@interruptible
+def repair(directory: Path, yes: bool, as_json: bool) -> None:
+    """Mend what can be mended below DIR, a data directory or one partition's, while no server runs on it.
+
+    A bad end of a log is cut; wrong index files are taken away, to be built again from the log at their next
+    use. What is taken goes to quarantine/ in the data directory. Damage with good records behind it, and
+    missing offsets, cannot be mended: the server says DATA_LOSS for them and serves the rest.
+
+    The server does all this by itself at its start, but for cutting what it knows to be acknowledged.
+    Exit code 0: nothing to do, or all done; 1: there is something to do, and no --yes; 6: something is there
+    that cannot be mended; 5: a server runs.
+
+    \b
+    Examples:
+      takhin log repair /var/lib/takhin
+      takhin log repair /var/lib/takhin/orders-0 --yes
+    """
+    from ..errors import DataDirLocked
+    from .log_repair import apply, owned, plan
+    from .log_walk import find_partitions, list_partition
+
+    with _reading():
+        try:
+            with owned(directory) as data_dir:
+                partitions = [list_partition(path) for path in find_partitions(directory)]
+                if not partitions:
+                    raise CommandFailed(f"{directory}: no partition there", exit_codes.NOT_FOUND)
+                plans = [plan(files) for files in partitions]
+                actions = [action for found, _ in plans for action in found]
+                lasting = [finding for _, rest in plans for finding in rest]
+                done = (
+                    [
+                        {"action": action.text, "kept_in": [str(p) for p in apply(action, data_dir)]}
+                        for action in actions
+                    ]
+                    if yes
+                    else []
+                )
+        except DataDirLocked as error:
+            raise CommandFailed(error.message, exit_codes.UNAVAILABLE) from None
+    if as_json:
+        print_json(
+            {
+                "done": done,
+                "to_do": [] if yes else [action.text for action in actions],
+                "cannot": [asdict(finding) for finding in lasting],
+            }
+        )
+    else:
+        for action in actions:
+            click.echo(f"{'done' if yes else 'would'}: {action.text}")
+        for finding in lasting:
+            click.echo(f"cannot: {finding.path}: {finding.text}")
+        if not actions and not lasting:
+            click.echo("nothing to do")
+    if lasting:
+        raise CommandFailed("some damage cannot be mended", exit_codes.DATA_LOSS)
+    if actions and not yes:
+        raise CommandFailed("nothing was changed: --yes does it")
+
+
 def _print_report(report: PartitionReport) -> None:
     wrong = any(finding.kind != "unknown" for finding in report.findings)
     click.echo(
@@ -145,7 +210,8 @@ def _unknown_names(directory: Path, partitions: set[Path]) -> list[str]:
     """Names in a data directory that are no part of one."""
     from ..storage.checkpoint import CHECKPOINT_NAME, CLEAN_NAME
     from ..storage.lock import LOCK_NAME
-    from ..storage.manager import DELETED_NAME, HINTS_NAME, QUARANTINE_NAME
+    from ..storage.manager import DELETED_NAME, HINTS_NAME
+    from ..storage.quarantine import QUARANTINE_NAME
     from ..storage.space import RESERVE_NAME
 
     known = {CHECKPOINT_NAME, CLEAN_NAME, LOCK_NAME, HINTS_NAME, QUARANTINE_NAME, DELETED_NAME, RESERVE_NAME}

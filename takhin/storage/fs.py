@@ -69,16 +69,6 @@ def remove_if_there(path: str | Path) -> None:
         pass
 
 
-def set_aside(quarantine: Path, source: Path, label: str) -> Path:
-    """Move a file or directory into ``quarantine``, under a name that is free."""
-    make_dir(quarantine)
-    target = free_name(quarantine, f"{label}-{source.name}")
-    rename(source, target)
-    sync_dir(quarantine)
-    sync_dir(source.parent)
-    return target
-
-
 def free_name(directory: Path, name: str) -> Path:
     """``name``, or with a number behind when that is taken."""
     name = name[-240:]

@@ -26,6 +26,7 @@ from .hints import FlushedHints
 from .lock import DataDirLock
 from .partition import Partition
 from .producers import Producers
+from .quarantine import QUARANTINE_NAME, set_aside
 from .recovery import Recovery
 from .scrubber import Scrubber
 from .segment import Segment
@@ -34,7 +35,6 @@ from .space import DiskSpace
 log = logging.getLogger(__name__)
 
 HINTS_NAME = "flushed-offsets"
-QUARANTINE_NAME = "quarantine"
 DELETED_NAME = "deleted"
 
 
@@ -244,7 +244,7 @@ class LogManager:
                 path = str(directory)
                 if directory.exists():
                     # Nothing that the metadata knows: what is left of an attempt that was cut short.
-                    fs.set_aside(self.environment.quarantine, directory, "unknown")
+                    set_aside(self.environment.quarantine, directory, "unknown")
                 mkdir(directory)
                 made.append(spec)
                 segment = Segment.create(path, 0, self.environment.files, spec.configs.index_interval_bytes)
@@ -292,7 +292,7 @@ class LogManager:
                 if entry.name not in known and entry.is_dir() and fs.parse_partition_dir(entry.name)
             ]
         for name in unknown:
-            target = fs.set_aside(self.environment.quarantine, self.data_dir / name, "unknown")
+            target = set_aside(self.environment.quarantine, self.data_dir / name, "unknown")
             log.error(
                 "directory of an unknown topic set aside", extra={"fields": {"path": name, "kept_in": str(target)}}
             )

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._fastlog import MAX_OFFSET, BatchInfo
-from .._os import close_file, flush, open_file, sync_dir, write_at
+from .._os import sync_dir
 from .._segment import SegmentFile, SegmentIndex
 from ..config import TopicConfigs
 from . import fs
 from .checkpoint import PartitionCheckpoint
 from .environment import Environment
 from .producers import Producers
+from .quarantine import keep_and_cut, set_aside
 from .segment import Segment
 
 log = logging.getLogger(__name__)
@@ -266,18 +267,7 @@ class Recovery:
         sync_dir(self.directory)
 
     def _cut(self, segment: Segment, file: SegmentFile, position: int, size: int) -> None:
-        quarantine = self.environment.quarantine
-        fs.make_dir(quarantine)
-        copy = fs.free_name(quarantine, f"{self.directory.name}-{segment.base_offset:020d}-{position}.torn")
-        fd = open_file(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            for at in range(position, size, 1 << 20):
-                write_at(fd, file.pread(at, min(size - at, 1 << 20)), at - position)
-            flush(fd)
-        finally:
-            close_file(fd)
-        sync_dir(quarantine)
-        file.truncate(position)
+        copy = keep_and_cut(self.environment.quarantine, self.directory.name, segment.base_offset, file, position)
         self.result.cut_bytes += size - position
         self.result.set_aside.append(copy.name)
         log.warning(
@@ -297,7 +287,7 @@ class Recovery:
             for suffix in (fs.LOG_SUFFIX, fs.INDEX_SUFFIX, fs.TIME_INDEX_SUFFIX, fs.SEAL_SUFFIX):
                 path = Path(fs.segment_path(str(self.directory), base_offset, suffix))
                 if path.exists():
-                    target = fs.set_aside(self.environment.quarantine, path, f"{self.directory.name}-{why}")
+                    target = set_aside(self.environment.quarantine, path, f"{self.directory.name}-{why}")
                     self.result.set_aside.append(target.name)
                     log.error(
                         "segment file set aside",
