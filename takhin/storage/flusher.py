@@ -97,16 +97,18 @@ class Flusher:
     def _keep_time(self) -> None:
         while True:
             with self._lazy_changed:
-                while not self._lazy and not self._stopping:
-                    self._lazy_changed.wait()
                 if self._stopping:
                     return
+                # A wait that `stop` can end: the linger may be an hour.
+                if not self._lazy:
+                    self._lazy_changed.wait()
+                    continue
                 deadline, partition = self._lazy[0]
                 wait = deadline - time.monotonic()
-                if wait <= 0:
-                    self._lazy.popleft()
-            if wait > 0:
-                time.sleep(wait)
-            elif partition.flush_state == LAZY:
+                if wait > 0:
+                    self._lazy_changed.wait(wait)
+                    continue
+                self._lazy.popleft()
+            if partition.flush_state == LAZY:
                 # It may be queued by an urgent request at this moment too: flush_begins sorts that out.
                 self._queue.put(partition)
