@@ -80,7 +80,8 @@ cdef class SegmentIndex:
 
     cdef int add_time(self, int64_t timestamp, int64_t offset) noexcept nogil:
         cdef TimeEntry* grown
-        if self.time_count and timestamp <= self.times[self.time_count - 1].timestamp:
+        # As Kafka does, none for a batch without a timestamp (-1).
+        if timestamp <= (self.times[self.time_count - 1].timestamp if self.time_count else -1):
             return 0
         if self.time_count == self.time_capacity:
             self.time_capacity = 8 if self.time_capacity == 0 else self.time_capacity * 2
