@@ -31,7 +31,7 @@ from .metadata_files import (
     reserve_write_ahead_log,
     sync_directory,
 )
-from .metadata_schema import CRC_SUM_MODULUS, STATE, TABLES, Key, Row, row_crc, schema_sql
+from .metadata_schema import CRC_SUM_MODULUS, STATE, TABLES, Key, Row, Table, row_crc, schema_sql
 from .metadata_witness import Witness
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ class State:
 
     def to_row(self) -> Row:
         return (1, self.server_id, self.created_ms, self.commits, self.row_count, self.crc_sum)
+
+    @classmethod
+    def from_row(cls, row: Row) -> State:
+        _, server_id, created_ms, commits, row_count, crc_sum = row
+        return cls(str(server_id), int(created_ms), int(commits), int(row_count), int(crc_sum))
 
     def after(self, changes: Sequence[Change]) -> State:
         """The state once these changes are committed."""
@@ -157,23 +162,25 @@ class MetadataStore:
         if mode != "wal":
             raise self._damaged(f"its journal mode is {mode}, not wal")
 
-        states = [row for _, row in self._read(STATE.name)]
+        states = [row for _, row, _ in self._read(STATE)]
         if len(states) != 1:
             raise self._damaged(f"it has {len(states)} rows of state, not one")
-        _, server_id, created_ms, commits, row_count, crc_sum = states[0]
-        self.state = State(str(server_id), int(created_ms), int(commits), int(row_count), int(crc_sum))
+        self.state = State.from_row(states[0])
 
-        rows = [found for name in TABLES for found in self._read(name)]
-        actual_sum = sum(row_crc(TABLES[str(key[0])], row) for key, row in rows) % CRC_SUM_MODULUS
-        if (len(rows), actual_sum) != (self.state.row_count, self.state.crc_sum):
+        rows: list[tuple[Key, Row]] = []
+        crc_sum = 0
+        for table in TABLES.values():
+            for key, row, crc in self._read(table):
+                rows.append((key, row))
+                crc_sum += crc
+        if (len(rows), crc_sum % CRC_SUM_MODULUS) != (self.state.row_count, self.state.crc_sum):
             raise self._damaged("its rows are not the ones that were committed last")
         self._check_witness()
         return rows
 
-    def _read(self, name: str) -> Iterator[tuple[Key, Row]]:
-        """All rows of a table, by a full scan, each held against its checksum."""
+    def _read(self, table: Table) -> Iterator[tuple[Key, Row, int]]:
+        """All rows of a table, by a full scan, each held against its checksum, which comes last."""
         assert self._connection is not None
-        table = STATE if name == STATE.name else TABLES[name]
         for *values, crc in self._connection.execute(table.select_sql):
             row = tuple(values)
             try:
@@ -181,8 +188,8 @@ class MetadataStore:
             except (TypeError, UnicodeEncodeError):
                 intact = False
             if not intact:
-                raise self._damaged(f"a row of its table {name} does not match its checksum")
-            yield table.key_of(row), row
+                raise self._damaged(f"a row of its table {table.name} does not match its checksum")
+            yield table.key_of(row), row, crc
 
     def _check_witness(self) -> None:
         witnessed = self._witness.read(bytes.fromhex(self.state.server_id))

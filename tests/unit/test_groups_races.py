@@ -55,7 +55,7 @@ class SlowDeletion:
 
 
 def in_thread(call: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=call)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     return thread
 

@@ -176,7 +176,7 @@ def test_a_refused_commit_does_not_hinder_those_beside_it(metadata: Metadata) ->
         except errors.PartitionNotFound:
             outcomes.append("refused")
 
-    threads = [threading.Thread(target=commit, args=(group,)) for group in range(40)]
+    threads = [threading.Thread(target=commit, args=(group,), daemon=True) for group in range(40)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -285,7 +285,7 @@ def test_many_threads_share_transactions(metadata: Metadata, monkeypatch: pytest
         for offset in range(1, 21):
             metadata.commit_offsets("g", [(topic_id, partition, offset)])
 
-    threads = [threading.Thread(target=work, args=(partition,)) for partition in range(32)]
+    threads = [threading.Thread(target=work, args=(partition,), daemon=True) for partition in range(32)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -310,7 +310,7 @@ def test_everything_at_once_from_many_threads_is_all_there_afterwards(metadata: 
         if number % 2:
             metadata.forget_topic(topic.topic_id)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

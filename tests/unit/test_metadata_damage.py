@@ -256,3 +256,20 @@ def test_the_making_of_a_database_that_was_cut_off_is_begun_again(tmp_path: Path
 def test_a_directory_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(errors.MetadataDamaged, match="cannot be used"):
         Metadata(tmp_path / "missing" / "metadata.db", ManualClock()).open()
+
+
+def test_after_an_unclean_stop_all_is_carried_into_the_database_before_anybody_is_answered(
+    path: Path, tmp_path: Path
+) -> None:
+    metadata = opened(path)
+    metadata.create_topic("more", 1, {})
+    copy = live_copy(path, tmp_path / "killed")
+    expected = metadata.topics()
+    metadata.close()
+    restored = opened(copy)
+    (tmp_path / "alone").mkdir()
+    shutil.copyfile(copy, tmp_path / "alone" / copy.name)  # without its log
+    restored.close()
+    alone = opened(tmp_path / "alone" / copy.name)
+    assert alone.topics() == expected
+    alone.close()

@@ -73,6 +73,12 @@ def largest_file(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_every_commit_is_flushed_before_it_returns(metadata: Metadata) -> None:
+    assert metadata._store._connection is not None
+    assert metadata._store._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert metadata._store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_after_a_failed_commit_nothing_is_written_until_a_restart(metadata: Metadata) -> None:
     topic_id = metadata.create_topic("logs", 1, {}).topic_id
     metadata.commit_offsets("g", [(topic_id, 0, 1)])

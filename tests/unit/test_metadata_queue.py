@@ -31,7 +31,7 @@ class Disk:
 
 
 def in_thread(call: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=call)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     return thread
 
