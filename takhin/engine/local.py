@@ -19,8 +19,9 @@ from ..metadata import Metadata, TopicRow
 from ..storage import retention
 from ..storage.compression import CODECS, compress
 from ..storage.manager import LogManager, PartitionSpec
-from ..storage.partition import Partition, Placed
+from ..storage.partition import Partition
 from ..storage.reader import PartitionReader, find_time
+from ..storage.waiters import Placed
 from .base import (
     ACKS_DURABLE,
     ACKS_NONE,

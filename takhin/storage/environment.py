@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class DiskFault:
@@ -85,7 +85,7 @@ class Environment:
         """The error for a write or an open that failed; takes the filesystem offline when it must."""
         if problem.errno in _FULL:
             return DiskFull("the disk is full", path=os.path.basename(path))
-        if problem.errno in _NO_DESCRIPTORS:
+        if problem.errno in NO_DESCRIPTORS:
             return DescriptorsExhausted("the server has no file descriptor left")
         self.fault.report(problem, path)
         return LogOffline(f"the log takes no writes: {self.fault.reason}")

@@ -27,7 +27,7 @@ from .lock import DataDirLock
 from .partition import Partition
 from .producers import Producers
 from .quarantine import QUARANTINE_NAME, set_aside
-from .recovery import Recovery
+from .recovery import Recovered, Recovery
 from .scrubber import Scrubber
 from .segment import Segment
 from .space import DiskSpace
@@ -111,7 +111,7 @@ class LogManager:
         self._set_aside_unknown({fs.partition_dir(spec.topic, spec.partition) for spec in specs})
         self.environment.flusher.start()
         with ThreadPoolExecutor(self._config.recovery_threads, "recovery") as pool:
-            scanned = sum(pool.map(lambda spec: self._open_one(spec, hints.get(spec.key, -1)), specs))
+            scanned = sum(pool.map(lambda spec: self._open_one(spec, hints.get(spec.key, -1), clean), specs))
         self._empty_trash_dir()
         self.environment.space.open()
         self._housekeeper.start()
@@ -177,7 +177,7 @@ class LogManager:
     def get(self, topic_id: str, partition: int) -> Partition | None:
         return self._partitions.get((topic_id, partition))
 
-    def _open_one(self, spec: PartitionSpec, hint: int) -> int:
+    def _open_one(self, spec: PartitionSpec, hint: int, clean: bool) -> int:
         directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
         fs.make_dir(directory)
         recovered = Recovery(
@@ -187,7 +187,9 @@ class LogManager:
             self._checkpoints.get(spec.key),
             hint,
             spec.log_start_offset,
+            clean,
         ).run()
+        self._note_recovered(spec, hint, recovered)
         self._add(spec, recovered.segments, recovered.log_start_offset, recovered.log_end_offset, recovered.producers)
         if recovered.scanned_bytes or recovered.cut_bytes or recovered.set_aside or recovered.damages:
             log.info(
@@ -205,6 +207,20 @@ class LogManager:
                 },
             )
         return recovered.scanned_bytes
+
+    def _note_recovered(self, spec: PartitionSpec, hint: int, recovered: Recovered) -> None:
+        """What recovery found is flushed and will be shown: damage to it is no torn tail from now on. A log
+        that was brought here and begins later does so by our word too, not only by its files."""
+        try:
+            if recovered.log_end_offset > max(hint, 0):
+                self.environment.hints.write(spec.topic_id, spec.partition, recovered.log_end_offset)
+            if recovered.log_start_offset > spec.log_start_offset:
+                self.environment.save_log_start(spec.topic_id, spec.partition, recovered.log_start_offset)
+        except (OSError, TakhinError) as problem:
+            log.warning(
+                "recovered offsets not noted",
+                extra={"fields": {"topic": spec.topic, "partition": spec.partition, "error": str(problem)}},
+            )
 
     def _add(
         self,

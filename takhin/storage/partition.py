@@ -14,10 +14,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from .._fastlog import RecordBatch
 from .._os import sync_dir
@@ -31,30 +28,16 @@ from ..errors import (
 )
 from . import fs
 from .checkpoint import PartitionCheckpoint
-from .environment import Environment
+from .environment import NO_DESCRIPTORS, Environment
 from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN
 from .producers import Producers, ProducerState
 from .segment import IndexSummary, Segment
+from .waiters import DurableDone, Placed, Waiters, Wake
 
 log = logging.getLogger(__name__)
 
 #: Index files hold relative offsets and positions in 31 bits.
 _MAX_RELATIVE = (1 << 31) - 1
-
-Wake = Callable[[], None]
-
-
-class Placed(NamedTuple):
-    """Where a batch is, or was the first time."""
-
-    base_offset: int
-    #: Inclusive.
-    last_offset: int
-    timestamp: int
-
-
-#: Told, once, that a batch is on stable storage, or why that is not sure.
-DurableDone = Callable[[Placed | TakhinError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +89,7 @@ class Partition:
         self._flushed_position = segments[-1].size
         self._rolled: list[Segment] = []
         self._directory_dirty = new
-        #: Batches whose senders wait for stable storage, by offset.
-        self._waiting: deque[tuple[Placed, DurableDone]] = deque()
-        self._parked: dict[object, Wake] = {}
+        self._waiters = Waiters()
 
     @property
     def active(self) -> Segment:
@@ -164,12 +145,12 @@ class Partition:
             counters.batches_appended += 1
             placed = Placed(base_offset, next_offset - 1, batch.max_timestamp)
             if durable_done is not None:
-                self._waiting.append((placed, durable_done))
+                self._waiters.add_sender(placed, durable_done)
             if environment.flush_on_commit:
-                environment.flusher.request(self, urgent=durable_done is not None or bool(self._parked))
+                environment.flusher.request(self, urgent=durable_done is not None or self._waiters.anyone_parked)
             else:
                 self.high_watermark = next_offset
-                wakes = self._take_parked()
+                wakes = self._waiters.all_parked()
                 environment.flusher.request(self, urgent=durable_done is not None)
         for wake in wakes:
             wake()
@@ -193,7 +174,7 @@ class Partition:
                 # Called with the lock held, the one exception: it is quick and takes no lock of ours.
                 durable_done(placed)
             else:
-                self._waiting.append((placed, durable_done))
+                self._waiters.add_sender(placed, durable_done)
                 self.environment.flusher.request(self, urgent=True)
         return placed
 
@@ -318,7 +299,9 @@ class Partition:
             path = "flushed-offsets"
             environment.hints.write(self.topic_id, self.partition, goal.next_offset)
         except OSError as problem:
-            if not self.deleted:
+            if problem.errno in NO_DESCRIPTORS:
+                self._flush_later(goal)
+            elif not self.deleted:
                 environment.fault.report(problem, path)
             return
         environment.counters.flushes += 1
@@ -327,6 +310,14 @@ class Partition:
         for segment in goal.rolled:
             self._seal(segment)
             segment.pinned = False
+
+    def _flush_later(self, goal: Flushed) -> None:
+        """It did not come to a flush, for want of descriptors: the disk is not to blame."""
+        time.sleep(0.05)
+        with self._lock:
+            self._rolled = [*goal.rolled, *self._rolled]
+            self._directory_dirty = self._directory_dirty or goal.directory
+            self.environment.flusher.request(self, urgent=True)
 
     def _seal(self, segment: Segment) -> None:
         try:
@@ -343,18 +334,16 @@ class Partition:
             )
 
     def _flushed(self, goal: Flushed) -> None:
-        ready: list[tuple[Placed, DurableDone]] = []
         wakes: list[Wake] = []
         with self._lock:
             self.flushed_offset = goal.next_offset
             if self.segments[-1] is goal.active:
                 self._flushed_position = goal.position
                 goal.active.pinned = goal.active.size > goal.position
-            while self._waiting and self._waiting[0][0].last_offset < goal.next_offset:
-                ready.append(self._waiting.popleft())
+            ready = self._waiters.senders_below(goal.next_offset)
             if self.environment.flush_on_commit and goal.next_offset > self.high_watermark:
                 self.high_watermark = goal.next_offset
-                wakes = self._take_parked()
+                wakes = self._waiters.all_parked()
         for placed, done in ready:
             done(placed)
         for wake in wakes:
@@ -363,14 +352,14 @@ class Partition:
     def fail_waiting(self) -> None:
         """A flush failed somewhere on this filesystem: nobody who waits will learn more."""
         with self._lock:
-            waiting, self._waiting = self._waiting, deque()
+            waiting = self._waiters.all_senders()
         error = DurabilityUnknown(
             "a flush failed while this call waited, the records may or may not be kept: "
             + self.environment.fault.reason,
             topic=self.topic,
             partition=self.partition,
         )
-        for _, done in waiting:
+        for done in waiting:
             done(error)
 
     # -- reading --------------------------------------------------------------------------------
@@ -400,7 +389,7 @@ class Partition:
         with self._lock:
             waits = self.log_start_offset <= next_offset == self.high_watermark and not self.deleted
             if waits:
-                self._parked[owner] = wake
+                self._waiters.park(owner, wake)
                 if self.log_end_offset > self.high_watermark:
                     self.environment.flusher.request(self, urgent=True)
         if not waits:
@@ -408,14 +397,7 @@ class Partition:
 
     def unpark(self, owner: object) -> None:
         with self._lock:
-            self._parked.pop(owner, None)
-
-    def _take_parked(self) -> list[Wake]:
-        if not self._parked:
-            return []
-        wakes = list(self._parked.values())
-        self._parked = {}
-        return wakes
+            self._waiters.unpark(owner)
 
     # -- beginning and end ------------------------------------------------------------------------
 
@@ -430,7 +412,7 @@ class Partition:
             self.environment.save_log_start(self.topic_id, self.partition, offset)
             with self._lock:
                 self.log_start_offset = max(offset, self.log_start_offset)
-                wakes = self._take_parked() if offset > self.high_watermark else []
+                wakes = self._waiters.all_parked() if offset > self.high_watermark else []
             for wake in wakes:
                 wake()
         return self.log_start_offset
@@ -463,7 +445,7 @@ class Partition:
             active.summary = summary
             durable = threading.Event()
             if next_offset > self.flushed_offset:
-                self._waiting.append((Placed(next_offset - 1, next_offset - 1, 0), lambda outcome: durable.set()))
+                self._waiters.add_sender(Placed(next_offset - 1, next_offset - 1, 0), lambda outcome: durable.set())
                 self.environment.flusher.request(self, urgent=True)
             else:
                 durable.set()
@@ -490,9 +472,9 @@ class Partition:
         error = TopicNotFound(f"topic {self.topic} was deleted", topic=self.topic)
         with self._lock:
             self.deleted = True
-            waiting, self._waiting = self._waiting, deque()
-            wakes = self._take_parked()
-        for _, done in waiting:
+            waiting = self._waiters.all_senders()
+            wakes = self._waiters.all_parked()
+        for done in waiting:
             done(error)
         for wake in wakes:
             wake()
@@ -500,7 +482,7 @@ class Partition:
     def close(self) -> None:
         """Let go of the files, and wake whoever is parked. Nothing is flushed here."""
         with self._lock:
-            wakes = self._take_parked()
+            wakes = self._waiters.all_parked()
         for wake in wakes:
             wake()
         for segment in self.segments:

@@ -95,6 +95,10 @@ class PartitionReader:
 
     def _seek(self, offset: int) -> Segment:
         segment = self._segment = self._partition.segment_of(offset)
+        if offset < segment.base_offset:
+            self._segment = None
+            self._partition.check_offset(offset)  # retention may have been faster
+            raise self._loss(offset, segment.base_offset, "its segment is missing")
         self._position, self._expected = segment.locate(offset)
         return segment
 

@@ -56,13 +56,16 @@ class Recovery:
         checkpoint: PartitionCheckpoint | None,
         flushed_hint: int,
         log_start_offset: int,
+        clean: bool = False,
     ) -> None:
-        """``flushed_hint`` and ``log_start_offset`` are -1 and 0 when nothing is known."""
+        """``flushed_hint`` and ``log_start_offset`` are -1 and 0 when nothing is known; ``clean``: the last
+        stop left its marker, so files that do not fit were changed by people, not by a crash."""
         self.directory = directory
         self.configs = configs
         self.environment = environment
         self.checkpoint = checkpoint
         self.log_start_offset = log_start_offset
+        self.clean = clean
         #: Everything below was flushed: what is wrong there is corruption.
         self.known_flushed = max(flushed_hint, checkpoint.next_offset if checkpoint else 0, log_start_offset)
         self.result = Recovered([], log_start_offset, 0, Producers(checkpoint.producers if checkpoint else ()))
@@ -71,7 +74,8 @@ class Recovery:
         """Raises ``OSError``."""
         files = self._list()
         checkpoint = self.checkpoint
-        if checkpoint is not None and files == [tuple(pair) for pair in checkpoint.segments]:
+        as_they_were = checkpoint is not None and files == [tuple(pair) for pair in checkpoint.segments]
+        if checkpoint is not None and as_they_were and self.known_flushed <= checkpoint.next_offset:
             self._take_as_they_are(checkpoint)
         else:
             self._recover(files)
@@ -121,6 +125,10 @@ class Recovery:
             # are not ours; bytes that are missing show when somebody reads there.
             result.segments.append(self._segment(base_offset, min(size, known.get(base_offset, size)), sealed=True))
         expected = -1
+        if not self.clean and files and files[0][0] > self.log_start_offset == self.known_flushed:
+            # The log's first segment is gone, and nothing of it was ever flushed.
+            self._set_aside(files, "unflushed")
+            files = []
         for n, (base_offset, size) in enumerate(files[start:], start):
             if result.segments and expected >= 0 and base_offset != expected and expected >= self.known_flushed:
                 # What lay between was never flushed, and is gone: so must be what followed.
@@ -147,7 +155,7 @@ class Recovery:
                 continue
             below = checkpoint is not None and base_offset < checkpoint.next_offset
             (foreign if below or self._wrong_name(base_offset, size) else ours).append((base_offset, size))
-        if len(ours) > 1 and ours[0][1] == 0 and ours[0][0] >= self.known_flushed:
+        if self.clean and len(ours) > 1 and ours[0][1] == 0 and ours[0][0] >= self.known_flushed:
             # An empty first segment, and a later one was put beside it: the log begins there.
             fs.remove_if_there(fs.segment_path(str(self.directory), ours[0][0], fs.LOG_SUFFIX))
             ours = ours[1:]
@@ -295,10 +303,12 @@ class Recovery:
                     )
 
     def _first_offset(self) -> int:
-        """The first offset that the segments speak for. When the checkpoint knew earlier segments, they
-        are missing: reading there is an error, and not a log that begins later."""
+        """The first offset that the segments speak for. When the checkpoint knew earlier segments, or there
+        was a crash, those before them are missing: reading there is an error, and not a log that begins later."""
         segments = self.result.segments
         first = segments[0].base_offset if segments else 0
+        if not self.clean:
+            first = min(first, self.log_start_offset)
         if self.checkpoint is not None and self.checkpoint.next_offset > self.checkpoint.segments[0][0]:
             first = min(first, self.checkpoint.segments[0][0])
         return first

@@ -89,7 +89,7 @@ def test_a_bad_value_is_refused_with_the_name_the_value_and_what_is_allowed(name
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cleanup.policy", "compact"), ("cleanup.policy", "compact,delete"), ("compression.type", "zstd")],
+    [("cleanup.policy", "compact"), ("cleanup.policy", "compact,delete")],
 )
 def test_what_kafka_has_and_this_version_has_not_is_said_so(name, value):
     with pytest.raises(InvalidTopicConfig, match="not available in this version"):
