@@ -76,11 +76,13 @@ class PartitionReader:
                         segment = self._enter(following)
                         continue
                     behind = following.base_offset if following is not None else end_offset
-                raise self._loss(max(damage.first_offset, 0), behind, damage.reason)
+                raise self._loss(max(damage.first_offset, 0), min(behind, end_offset), damage.reason)
             following = self._following(segment)
             if following is None or expected >= end_offset:
                 return None
             if self.next_offset < following.base_offset and expected < following.base_offset:
+                partition = self._partition
+                partition.check_offset(self.next_offset)  # retention may have been faster
                 raise self._loss(
                     max(expected, self.next_offset), following.base_offset, "its segment is missing or cut"
                 )

@@ -13,7 +13,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from .._fastlog import MAX_OFFSET, Batches, crc32c
+from .._fastlog import BATCH_HEADER_BYTES, MAX_OFFSET, Batches, crc32c
 from .._os import close_file, open_file, truncate, write_at
 from .._segment import STATUS_TEXT, SegmentFile, SegmentIndex
 from . import fs
@@ -26,6 +26,8 @@ _SEAL = struct.Struct(">4sHqqqqiiII")
 _SEAL_MAGIC = b"TKSL"
 _CRC = struct.Struct(">I")
 
+#: Relative offsets have 31 bits, so no batch of a segment begins further behind its base offset.
+_MAX_OFFSETS = 1 << 31
 #: How much is searched at once for the first good batch behind damage.
 _WINDOW_BYTES = 4 << 20
 
@@ -299,12 +301,15 @@ class Segment:
     def look_behind(self, position: int, expected: int, status: int, index: SegmentIndex | None) -> Damage:
         """The damage at ``position``, where ``expected`` should begin: up to the first good batch behind.
 
-        A record's value may itself hold a valid batch, so bytes that look like one are believed
-        only if a chain of good batches leads from them exactly to a place that is known: one that
-        the index names, or the end of the log.
+        A record may itself hold a valid batch, so bytes that look like one are not believed for
+        that alone. First the damaged batch's own length and count are tried: where they lead to a good
+        batch with just the offset that must follow, that is it. Else a chain of good batches must lead from a
+        place exactly to one that is known: one that the index names, or the end of the log.
         """
         for known in self.damages:
-            if known.first_offset == expected:
+            # Where nothing was found behind, the segment may have grown since.
+            open_end = known.end_offset == MAX_OFFSET and known.resume_position != self.size
+            if known.first_offset == expected and not open_end:
                 return known
         file, stop, stop_offset = self.file(), self.size, MAX_OFFSET
         entry = index.after_position(position) if index is not None else None
@@ -314,9 +319,10 @@ class Segment:
                 stop, stop_offset = info.position, info.base_offset
                 break
             entry = index.after_position(entry[1])
-        found_position, found_offset = self._search(file, position + 1, stop, expected, stop_offset)
+        found = self._by_lengths(file, position, stop, expected)
+        found_position, found_offset = found or self._search(file, position + 1, stop, expected, stop_offset)
         damage = Damage(expected, found_offset, found_position, STATUS_TEXT[status])
-        self.damages = [*self.damages, damage]
+        self.damages = [*(known for known in self.damages if known.first_offset != expected), damage]
         log.error(
             "records damaged",
             extra={
@@ -331,11 +337,24 @@ class Segment:
         )
         return damage
 
+    def _by_lengths(self, file: SegmentFile, position: int, stop: int, expected: int) -> tuple[int, int] | None:
+        """(position, offset) of the first good batch behind, going by the lengths and counts of those before it."""
+        while (head := file.head(position, self.size)) is not None:
+            if head.size < BATCH_HEADER_BYTES or head.last_offset < head.base_offset:
+                return None
+            position += head.size
+            expected += head.last_offset - head.base_offset + 1
+            info = file.check(position, self.size) if position <= stop else None
+            if info is not None:
+                return (position, expected) if info.base_offset == expected else None
+        return None
+
     def _search(self, file: SegmentFile, start: int, stop: int, expected: int, stop_offset: int) -> tuple[int, int]:
         at = start
+        last = min(stop_offset - 1, self.base_offset + _MAX_OFFSETS)
         while at < stop:
             window_end = min(at + _WINDOW_BYTES, stop)
-            for candidate in file.candidates(at, window_end, self.size, expected, stop_offset - 1):
+            for candidate in file.candidates(at, window_end, self.size, expected, last):
                 info = file.check(candidate, self.size)
                 if info is None:
                     continue
