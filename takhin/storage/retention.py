@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from .._os import sync_dir
 from ..errors import TakhinError
 from . import fs
 from .partition import Partition
+from .segment import Segment
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def _expired_until(partition: Partition) -> int | None:
     if configs.retention_ms >= 0:
         oldest = clock.now_ms() - configs.retention_ms
         for segment in partition.segments:
-            if segment.size == 0 or segment.largest_timestamp() >= oldest:
+            if segment.size == 0 or _newest_ms(segment) >= oldest:
                 break
             if not segment.sealed:
                 _roll(partition)
@@ -70,6 +72,12 @@ def _expired_until(partition: Partition) -> int | None:
                 break
             until = max(until or 0, _end(partition, segment.base_offset))
     return until if until is None else min(until, partition.high_watermark)
+
+
+def _newest_ms(segment: Segment) -> int:
+    """Its largest timestamp; where it has none, or none that can be read, when it was written last."""
+    largest = segment.largest_timestamp()
+    return largest if largest >= 0 else os.stat(segment.path(fs.LOG_SUFFIX)).st_mtime_ns // 1_000_000
 
 
 def _roll(partition: Partition) -> None:
