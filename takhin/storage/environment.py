@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -81,9 +81,18 @@ class Environment:
     save_log_start: Callable[[str, int, int], None] = lambda topic_id, partition, offset: None
     counters: Counters = field(default_factory=Counters)
 
+    def note_flushed(self, topic_id: str, partition: int, flushed_offset: int) -> None:
+        """Leave the hint for recovery, after a flush. Without it recovery trusts less, so a disk that
+        has no room for it is no reason to stop. Raises ``OSError``."""
+        try:
+            self.hints.write(topic_id, partition, flushed_offset)
+        except OSError as problem:
+            if problem.errno not in NO_ROOM:
+                raise
+
     def write_failed(self, problem: OSError, path: str) -> TakhinError:
         """The error for a write or an open that failed; takes the filesystem offline when it must."""
-        if problem.errno in _FULL:
+        if problem.errno in NO_ROOM:
             return DiskFull("the disk is full", path=os.path.basename(path))
         if problem.errno in NO_DESCRIPTORS:
             return DescriptorsExhausted("the server has no file descriptor left")

@@ -16,7 +16,7 @@ _PIECE_BYTES = 1 << 20
 def keep_and_cut(quarantine: Path, partition: str, base_offset: int, file: SegmentFile, position: int) -> Path:
     """Cut a segment at ``position``; the copy of what goes is on stable storage before. Gives its path.
 
-    Raises ``OSError``; then nothing was cut.
+    Raises ``OSError``; then nothing was cut, and there is no copy.
     """
     fs.make_dir(quarantine)
     size = file.size()
@@ -26,9 +26,12 @@ def keep_and_cut(quarantine: Path, partition: str, base_offset: int, file: Segme
         for at in range(position, size, _PIECE_BYTES):
             write_at(fd, file.pread(at, min(size - at, _PIECE_BYTES)), at - position)
         flush(fd)
+        sync_dir(quarantine)
+    except OSError:
+        fs.remove_if_there(copy)
+        raise
     finally:
         close_file(fd)
-    sync_dir(quarantine)
     file.truncate(position)
     file.flush()
     return copy

@@ -25,7 +25,7 @@ from .._segment import SegmentFile, SegmentIndex
 from ..config import TopicConfigs
 from . import fs
 from .checkpoint import PartitionCheckpoint
-from .environment import Environment
+from .environment import NO_ROOM, Environment
 from .producers import Producers
 from .quarantine import keep_and_cut, set_aside
 from .segment import Segment
@@ -130,6 +130,9 @@ class Recovery:
             self._set_aside(files, "unflushed")
             files = []
         for n, (base_offset, size) in enumerate(files[start:], start):
+            if base_offset < expected:
+                self._set_aside([(base_offset, size)], "overlapping")
+                continue
             if result.segments and expected >= 0 and base_offset != expected and expected >= self.known_flushed:
                 # What lay between was never flushed, and is gone: so must be what followed.
                 self._set_aside(files[n:], "unflushed")
@@ -169,7 +172,11 @@ class Recovery:
             return False
         file = SegmentFile(fs.segment_path(str(self.directory), base_offset, fs.LOG_SUFFIX))
         head = file.check(0, size)
-        return head is not None and head.base_offset != base_offset
+        if head is None or head.base_offset == base_offset:
+            return False
+        # The base offset is outside the checksum. When only that field was hit, the batch behind knows better.
+        behind = file.check(head.size, size)
+        return behind is None or behind.base_offset != base_offset + head.last_offset - head.base_offset + 1
 
     def _start(self, files: list[tuple[int, int]]) -> int:
         """Which of the files holds the recovery point: the first to be read."""
@@ -275,9 +282,10 @@ class Recovery:
         sync_dir(self.directory)
 
     def _cut(self, segment: Segment, file: SegmentFile, position: int, size: int) -> None:
-        copy = keep_and_cut(self.environment.quarantine, self.directory.name, segment.base_offset, file, position)
+        copy = self._keep_and_cut(segment, file, position)
         self.result.cut_bytes += size - position
-        self.result.set_aside.append(copy.name)
+        if copy is not None:
+            self.result.set_aside.append(copy.name)
         log.warning(
             "torn tail cut",
             extra={
@@ -285,10 +293,25 @@ class Recovery:
                     "segment": segment.path(fs.LOG_SUFFIX),
                     "position": position,
                     "bytes": size - position,
-                    "kept_in": str(copy),
+                    "kept_in": str(copy or "nothing: the disk is full"),
                 }
             },
         )
+
+    def _keep_and_cut(self, segment: Segment, file: SegmentFile, position: int) -> Path | None:
+        """Where the copy is; None when there was no room for one."""
+        quarantine, space = self.environment.quarantine, self.environment.space
+        while True:
+            try:
+                return keep_and_cut(quarantine, self.directory.name, segment.base_offset, file, position)
+            except OSError as problem:
+                if problem.errno not in NO_ROOM:
+                    raise
+            if not space.give_up_reserve():
+                # Nobody was promised these bytes, and the start must not depend on room for them.
+                file.truncate(position)
+                file.flush()
+                return None
 
     def _set_aside(self, files: list[tuple[int, int]], why: str) -> None:
         for base_offset, _ in files:
