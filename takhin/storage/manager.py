@@ -138,6 +138,8 @@ class LogManager:
         if self._housekeeper.is_alive():
             self._housekeeper.join()
         partitions = self.partitions()
+        for partition in partitions:
+            partition.stop_writes()
         for _ in range(2):
             try:
                 if self._write_checkpoint(partitions):

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from .._fastlog import RecordBatch
 from .._os import sync_dir
@@ -25,6 +25,7 @@ from ..errors import (
     OffsetOutOfRange,
     TakhinError,
     TopicNotFound,
+    Unavailable,
 )
 from . import fs
 from .checkpoint import PartitionCheckpoint
@@ -83,6 +84,7 @@ class Partition:
         self.flushed_offset = log_end_offset
         self.high_watermark = log_end_offset
         self.deleted = False
+        self._stopping = False
         self.flush_state = IDLE
         self._producers = producers
         self._lock = threading.Lock()
@@ -113,7 +115,9 @@ class Partition:
         with self._lock:
             self._check_writable()
             if batch.producer_id >= 0:
-                first = self._producers.check(batch.producer_id, batch.producer_epoch, batch.base_sequence, count)
+                first = self._producers.check(
+                    batch.producer_id, batch.producer_epoch, batch.base_sequence, count, self.log_start_offset == 0
+                )
                 if first >= 0:
                     return self._repeat(first, count, batch.max_timestamp, durable_done)
             environment.space.check(environment.counters.bytes_appended)
@@ -159,6 +163,8 @@ class Partition:
     def _check_writable(self) -> None:
         if self.deleted:
             raise TopicNotFound(f"topic {self.topic} was deleted", topic=self.topic)
+        if self._stopping:
+            raise Unavailable("the server is stopping")
         if self.environment.fault.reason:
             raise LogOffline(
                 f"the log takes no writes until the server is restarted: {self.environment.fault.reason}",
@@ -297,7 +303,7 @@ class Partition:
                 path = self.directory
                 sync_dir(self.directory)
             path = "flushed-offsets"
-            environment.hints.write(self.topic_id, self.partition, goal.next_offset)
+            environment.note_flushed(self.topic_id, self.partition, goal.next_offset)
         except OSError as problem:
             if problem.errno in NO_DESCRIPTORS:
                 self._flush_later(goal)
@@ -456,14 +462,7 @@ class Partition:
             self.partition,
             segments,
             next_offset,
-            (
-                summary.offset_count,
-                summary.time_count,
-                summary.max_timestamp,
-                summary.offset_of_max_timestamp,
-                summary.offset_crc,
-                summary.time_crc,
-            ),
+            astuple(summary),
             producers,
         )
 
@@ -479,10 +478,18 @@ class Partition:
         for wake in wakes:
             wake()
 
-    def close(self) -> None:
-        """Let go of the files, and wake whoever is parked. Nothing is flushed here."""
+    def stop_writes(self) -> None:
+        """No append that begins after this writes anything: it raises ``Unavailable``."""
         with self._lock:
-            wakes = self._waiters.all_parked()
+            self._stopping = True
+
+    def close(self) -> None:
+        """Let go of the files, and tell whoever is parked or waits. Nothing is flushed here."""
+        with self._lock:
+            self._stopping = True
+            waiting, wakes = self._waiters.all_senders(), self._waiters.all_parked()
+        for done in waiting:
+            done(DurabilityUnknown("the server stopped before the records were flushed", topic=self.topic))
         for wake in wakes:
             wake()
         for segment in self.segments:

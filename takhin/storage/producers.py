@@ -51,9 +51,10 @@ class Producers:
     def __len__(self) -> int:
         return len(self._producers)
 
-    def check(self, producer_id: int, epoch: int, sequence: int, count: int) -> int:
+    def check(self, producer_id: int, epoch: int, sequence: int, count: int, complete: bool = True) -> int:
         """The base offset of the first answer when these records were written before, else -1:
-        they come next and may be written.
+        they come next and may be written. ``complete`` says that the log still has its beginning; where
+        not, an unknown producer may be one whose records are gone, and goes on with any sequence.
 
         Raises ``ProducerFenced``, ``OutOfOrderSequence``.
         """
@@ -65,7 +66,10 @@ class Producers:
                 epoch=epoch,
             )
         if producer is None or epoch > producer.epoch:
-            expected = 0
+            expected = 0 if complete or producer is not None else sequence
+        elif sequence == producer.next_sequence:
+            # Comes first: after 2^31 records, what comes next was there before.
+            return -1
         else:
             for first, base, records in reversed(producer.runs):
                 ahead = (sequence - first) % _WRAP
