@@ -60,6 +60,8 @@ class App:
         self._state = "starting"
         self._lock = threading.Lock()
         self._engine_started = False
+        #: No thread is stuck in a call.
+        self._all_home = True
         # Not an Event: a signal handler that sets one can meet the lock that its own thread holds.
         self._stop_reader, self._stop_writer = os.pipe()
         os.set_blocking(self._stop_writer, False)
@@ -120,7 +122,7 @@ class App:
             if was_running:
                 log.info("stopping")
             try:
-                self.grpc.stop(min(self.config.grpc.shutdown_grace, MAX_GRACE))
+                self._all_home = self.grpc.stop(min(self.config.grpc.shutdown_grace, MAX_GRACE))
                 if self._engine_started:
                     self.engine.stop()
             finally:
@@ -157,6 +159,10 @@ class App:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             self.close()
+        if not self._all_home:
+            # Python would wait for the stuck threads for ever. The engine is stopped, and all is flushed.
+            logging.shutdown()
+            os._exit(0)
         return 0
 
     def close(self) -> None:

@@ -25,8 +25,8 @@ from .timers import Timer, Timers
 RESPONSES_A_TURN = 4
 #: Bytes to read at once for consumers that want small responses: several of those come from one read.
 MIN_CHUNK_BYTES = 64 * 1024
-#: Seconds until a stream looks again for room in memory. Only while others use all of it.
-ROOM_SECONDS = 0.05
+#: Seconds after which a stream looks again for room in memory, if nobody told it sooner that there is some.
+ROOM_SECONDS = 1.0
 #: Metadata key by which a client names itself in a group's description.
 CLIENT_ID_KEY = "client-id"
 _MAX_CLIENT_ID = 128
@@ -76,6 +76,8 @@ class ConsumeStream(ParkedStream):
                     assert self._probe is not None
                     return self._park(self._probe, self._gather_until)
                 fresh = self._chunk is None
+                if fresh and not self._may_read():
+                    return self._wait_for_room()
                 if fresh and not self._read():
                     return self._park(self._reader, None)
                 if not self._hold():
@@ -178,6 +180,12 @@ class ConsumeStream(ParkedStream):
 
     # -- memory ------------------------------------------------------------------------------
 
+    def _may_read(self) -> bool:
+        """Whether what would be read fits; looked at first, so that nothing is read in vain."""
+        sending = self._service.sending
+        size = min(self._reader.available_bytes(self._chunk_bytes), self._chunk_bytes, sending.limit_bytes)
+        return sending.has_room(size)
+
     def _hold(self) -> bool:
         """Whether the chunk has its place on the account; it keeps that until it is dropped."""
         if self._held:
@@ -204,6 +212,7 @@ class ConsumeStream(ParkedStream):
         """Consumers that do not read have all the memory there is for sending: the worst of them go."""
         self._drop_chunk()
         self._service.senders.evict_stuck()
+        self._service.sending.when_room(self.wake)
         self._wake_at(time.monotonic() + ROOM_SECONDS)
         return Next.PARK
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from functools import partial
 
 import grpc
@@ -113,24 +112,23 @@ class GrpcServer:
         self._server.start()
         return self.port
 
-    def stop(self, grace_seconds: float) -> None:
-        """Within about the grace and a second. Everything that was taken is answered, unless the grace ends first."""
+    def stop(self, grace_seconds: float) -> bool:
+        """Everything that was taken is answered, unless the grace ends first. Over in about the grace and two
+        seconds; false when some thread is stuck and was left behind. Idempotent."""
         self.health.set(False)
         error = Unavailable("the server is stopping")
         for streams in (self._consumer.streams, self._produce_streams.streams, self.health.watchers):
             streams.end(error)
-        until = time.monotonic() + grace_seconds
-        stopped = self._server.stop(grace_seconds)
-        stopped.wait(grace_seconds + END_SECONDS)
+        self._server.stop(grace_seconds).wait(grace_seconds + END_SECONDS)
         # gRPC's event does not wait for handlers: those that still wait for the engine are let go.
-        while self._producer.waiting and time.monotonic() < until:
-            time.sleep(0.01)
         self._producer.give_up()
         home = self._senders.stop(END_SECONDS)
         self._timers.stop()
-        self._pools.shutdown(wait=home)
-        if not home:
-            log.warning("some streams did not end in time", extra={"fields": {"threads": self._senders.thread_count}})
+        stuck = self._pools.shutdown(END_SECONDS)
+        if stuck or not home:
+            fields = {"calls": stuck, "senders": self._senders.thread_count}
+            log.warning("some calls did not end in time", extra={"fields": fields})
+        return home and not stuck
 
     def _add_gauges(self, registry: CollectorRegistry) -> None:
         consumers, producers = self._consumer.streams, self._produce_streams.streams

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Callable
 
 from ..errors import TooManyBytesInFlight
+
+#: How many of those that wait are told when bytes come back. One may need none of them any more, so it is more
+#: than one; all of them would be a stampede.
+CALLS_A_GIVE = 4
 
 
 class InFlight:
@@ -16,6 +22,7 @@ class InFlight:
         self._changed = threading.Condition(threading.Lock())
         self._used = 0
         self._waiting = 0
+        self._when_room: deque[Callable[[], None]] = deque()
 
     @property
     def used_bytes(self) -> int:
@@ -38,11 +45,27 @@ class InFlight:
                 )
             self._used += size_bytes
 
+    def has_room(self, size_bytes: int) -> bool:
+        """At this moment."""
+        return self._fits(size_bytes)
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call once when bytes come back, a few callers a time in the order they came. The call must
+        be quick; whoever finds no room then asks again. There may be no call at all if nothing is
+        under way, so a timer of one's own is needed as well."""
+        with self._changed:
+            self._when_room.append(call)
+
     def give(self, size_bytes: int) -> None:
+        calls: list[Callable[[], None]] = []
         with self._changed:
             self._used -= size_bytes
             if self._waiting:
                 self._changed.notify_all()
+            while self._when_room and len(calls) < CALLS_A_GIVE:
+                calls.append(self._when_room.popleft())
+        for call in calls:
+            call()
 
     def _fits(self, size_bytes: int) -> bool:
         return self._used + size_bytes <= self.limit_bytes

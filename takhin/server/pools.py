@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -76,7 +77,17 @@ class Pools:
         """More calls than all pools together would take."""
         return sum(pool.limit for pool in self.all())
 
-    def shutdown(self, wait: bool = True) -> None:
-        """Only after gRPC has stopped: a server whose pool is gone goes deaf."""
+    def shutdown(self, wait_seconds: float = 0.0) -> int:
+        """Only after gRPC has stopped: a server whose pool is gone goes deaf. Gives how many calls are left
+        behind after the wait."""
+        until = time.monotonic() + wait_seconds
+        while self.load and time.monotonic() < until:
+            time.sleep(0.005)
+        left = self.load
         for pool in self.all():
-            pool.shutdown(wait=wait, cancel_futures=not wait)
+            pool.shutdown(wait=not left, cancel_futures=bool(left))
+        return left
+
+    @property
+    def load(self) -> int:
+        return sum(pool.load for pool in self.all())

@@ -13,8 +13,8 @@ from .inflight import InFlight
 from .names import refine
 from .produce_codec import BATCH, MESSAGE, ProduceCodec, acks_of, producer_of, timeout_of
 
-#: A bare lock takes no longer wait than this, seconds. Whoever has no deadline waits for it, many times over.
-_LONGEST_WAIT = 100_000.0
+#: Seconds that a call without a deadline waits at most: a day, within what a bare lock takes.
+_LONGEST_WAIT = 86_400.0
 
 
 class _Waiter:

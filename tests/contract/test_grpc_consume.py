@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import grpc
 import pytest
 
+from takhin import errors
+from takhin._fastlog import Batches
 from takhin.config import Config, GrpcConfig, MemoryConfig
+from takhin.engine import base
 from takhin.server.senders import Senders
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
@@ -423,3 +427,51 @@ def test_a_stopping_server_ends_its_streams_as_unavailable(make_server: MakeServ
     for stream in streams:
         found = failure(lambda stream=stream: list(stream))
         assert (found.code, found.reason) == ("UNAVAILABLE", "UNAVAILABLE")
+
+
+class DamagedReader(base.Reader):
+    """Another reader whose partition is damaged from offset 10 on."""
+
+    def __init__(self, reader: base.Reader) -> None:
+        self.reader = reader
+
+    @property
+    def next_offset(self) -> int:  # type: ignore[override]
+        return self.reader.next_offset
+
+    def read(self, max_bytes: int) -> Batches | None:
+        if self.next_offset >= 10:
+            raise errors.DataLoss("damaged", first_offset=10, last_offset=14)
+        found = self.reader.read(max_bytes)
+        return None if found is None else Batches(found.tobytes(), found.next_offset, 10)
+
+    def advance(self, next_offset: int) -> None:
+        self.reader.advance(next_offset)
+
+    def watermarks(self) -> tuple[int, int]:
+        return self.reader.watermarks()
+
+    def available_bytes(self, limit: int) -> int:
+        return self.reader.available_bytes(limit)
+
+    def park(self, wake: Callable[[], None]) -> None:
+        self.reader.park(wake)
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+def test_damaged_records_end_the_stream_with_their_range(filled: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_reader = filled.engine.open_reader
+    monkeypatch.setattr(filled.engine, "open_reader", lambda *place: DamagedReader(open_reader(*place)))
+    stream = filled.consume("t")
+    got: list[int] = []
+    found = failure(lambda: [got.extend(offsets(response.records)) for response in stream])
+    # This client may throw away what it has not read when the error comes, but no more than that.
+    assert got == list(range(len(got)))
+    assert len(got) <= 10
+    assert (found.code, found.reason) == ("DATA_LOSS", "CORRUPT_RECORDS")
+    assert (found.metadata["first_offset"], found.metadata["last_offset"]) == ("10", "14")
+    assert open_streams(filled) == 0
+    # What lies before the damage can be read.
+    assert filled.values("t", max_records=10) == [b"%d" % n for n in range(10)]

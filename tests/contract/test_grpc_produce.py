@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from takhin import errors
 from takhin._fastlog import murmur2
 from takhin.config import Config, GrpcConfig, MemoryConfig
 from takhin.v1 import takhin_pb2 as pb
@@ -282,3 +283,38 @@ class TestSlowFlush:
         server.engine.flushing.set()  # type: ignore[attr-defined]
         assert {call.result(timeout=5).offset for call in waiting} == set(range(8))
         server.produce("t", b"again")
+
+
+#: What an engine may say to an append, and what becomes of it: code, its number, whether to try again.
+OUTCOMES: list[tuple[errors.TakhinError, str, int, bool]] = [
+    (errors.LogOffline("offline"), "FAILED_PRECONDITION", 9, False),
+    (errors.DurabilityUnknown("the flush failed"), "UNKNOWN", 2, False),
+    (errors.DiskFull("no room"), "RESOURCE_EXHAUSTED", 8, True),
+    (errors.DescriptorsExhausted("no descriptor"), "RESOURCE_EXHAUSTED", 8, True),
+    (errors.Unavailable("stopping"), "UNAVAILABLE", 14, True),
+    (errors.DataLoss("the segment is damaged"), "DATA_LOSS", 15, False),
+]
+
+
+@pytest.mark.parametrize(("outcome", "code", "number", "retriable"), OUTCOMES, ids=lambda value: type(value).__name__)
+def test_what_the_engine_says_reaches_the_caller(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: errors.TakhinError,
+    code: str,
+    number: int,
+    retriable: bool,
+) -> None:
+    server.topic("t")
+    monkeypatch.setattr(server.engine, "append", lambda *arguments: arguments[-1](outcome))
+    record = pb.Record(value=b"v")
+    for call in (
+        lambda: server.stub.ProduceMessage(pb.ProduceMessageRequest(topic="t", record=record)),
+        lambda: server.produce("t", b"v"),
+    ):
+        found = failure(call)
+        assert (found.code, found.reason, found.message) == (code, outcome.reason, outcome.message)
+        assert (found.retry_ms is not None) == retriable
+    [answer] = server.stub.ProduceMessageStream(iter([pb.ProduceMessageRequest(topic="t", record=record)]))
+    assert (answer.error_code, answer.error) == (number, outcome.message)
+    assert server.grpc._inflight.used_bytes == 0

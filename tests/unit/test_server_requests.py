@@ -123,6 +123,22 @@ def test_a_wait_for_room_ends() -> None:
     assert time.monotonic() - begun < 2
 
 
+def test_whoever_wants_to_know_of_room_is_told_in_turn() -> None:
+    account = InFlight(100)
+    account.take(100)
+    told: list[int] = []
+    for n in range(6):
+        account.when_room(lambda n=n: told.append(n))
+    assert not account.has_room(1)
+    assert told == []
+    account.give(10)
+    assert account.has_room(10)
+    assert told == [0, 1, 2, 3]
+    account.give(10)
+    account.give(10)
+    assert told == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_missing_topic_with_a_name_that_cannot_be_is_a_bad_argument() -> None:
     missing = errors.TopicNotFound("no")
     assert isinstance(refine(missing, [("topic", "a/b")]), errors.InvalidTopicName)
