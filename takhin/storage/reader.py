@@ -39,11 +39,13 @@ class PartitionReader:
             return None
         try:
             return self._read(max(max_bytes, 1), end_offset)
-        except FileNotFoundError:
+        except FileNotFoundError as problem:
             # Retention or a deletion was faster: say which.
-            self._segment = None
+            gone, self._segment = self._segment, None
             partition.check_offset(self.next_offset)
-            raise self._loss(self.next_offset, end_offset, "its file is missing") from None
+            if gone is not None and gone not in partition.segments:
+                return self.read(max_bytes)  # only the segment before the place went
+            raise self._read_failed(problem, end_offset) from None
         except OSError as problem:
             self._segment = None
             raise self._read_failed(problem, end_offset) from problem
