@@ -10,7 +10,6 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from takhin import errors
@@ -19,114 +18,10 @@ from takhin.clock import Clock
 from takhin.config import Config, describe_topic_configs, topic_configs
 from takhin.engine import base
 
+from .memory_partition import Batch, MemoryReader, Partition, Sequences, Topic, out_of_range
+
 MAX_PARTITIONS_A_TOPIC = 10_000
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-
-
-@dataclass
-class _Batch:
-    data: bytes
-    base_offset: int
-    last_offset: int
-
-
-@dataclass
-class _Sequences:
-    epoch: int
-    #: (first sequence, last sequence, where it went)
-    last: list[tuple[int, int, base.Appended]] = field(default_factory=list)
-
-
-@dataclass
-class _Partition:
-    log_start: int = 0
-    log_end: int = 0
-    high_watermark: int = 0
-    batches: list[_Batch] = field(default_factory=list)
-    #: (timestamp, offset) of each record.
-    times: list[tuple[int, int]] = field(default_factory=list)
-    producers: dict[int, _Sequences] = field(default_factory=dict)
-    readers: set[MemoryReader] = field(default_factory=set)
-    deleted: bool = False
-
-
-@dataclass
-class _Topic:
-    name: str
-    configs: dict[str, str]
-    partitions: list[_Partition]
-    next_spread: int = 0
-
-
-class MemoryReader(base.Reader):
-    def __init__(self, engine: MemoryEngine, topic: str, index: int, partition: _Partition, offset: int) -> None:
-        self._engine = engine
-        self._topic = topic
-        self._index = index
-        self._partition = partition
-        self.next_offset = offset
-        self.wake: Callable[[], None] | None = None
-        partition.readers.add(self)
-
-    def _check(self) -> None:
-        partition = self._partition
-        if partition.deleted:
-            raise errors.TopicNotFound(f"topic {self._topic!r} does not exist", topic=self._topic)
-        if self.next_offset < partition.log_start:
-            raise _out_of_range(self._topic, self._index, self.next_offset, partition)
-
-    def read(self, max_bytes: int) -> Batches | None:
-        with self._engine.lock:
-            self._check()
-            partition = self._partition
-            if self.next_offset >= partition.high_watermark:
-                return None
-            data = b""
-            for batch in partition.batches:
-                if batch.last_offset < self.next_offset or batch.base_offset >= partition.high_watermark:
-                    continue
-                if data and len(data) + len(batch.data) > max_bytes:
-                    break
-                data += batch.data
-            return Batches(data, self.next_offset, partition.high_watermark)
-
-    def advance(self, next_offset: int) -> None:
-        self.next_offset = next_offset
-
-    def watermarks(self) -> tuple[int, int]:
-        with self._engine.lock:
-            return self._partition.log_start, self._partition.high_watermark
-
-    def available_bytes(self, limit: int) -> int:
-        with self._engine.lock:
-            at, high = self.next_offset, self._partition.high_watermark
-            return sum(len(b.data) for b in self._partition.batches if b.last_offset >= at and b.base_offset < high)
-
-    def park(self, wake: Callable[[], None]) -> None:
-        with self._engine.lock:
-            partition = self._partition
-            parked = (
-                partition.log_start <= self.next_offset and self.next_offset >= partition.high_watermark
-            ) and not partition.deleted
-            self.wake = wake if parked else None
-        if not parked:
-            wake()
-
-    def close(self) -> None:
-        with self._engine.lock:
-            self.wake = None
-            self._partition.readers.discard(self)
-
-
-def _out_of_range(topic: str, index: int, offset: int, partition: _Partition) -> errors.OffsetOutOfRange:
-    return errors.OffsetOutOfRange(
-        f"offset {offset} of {topic!r}-{index} is outside of {partition.log_start} to {partition.high_watermark}",
-        topic=topic,
-        partition=index,
-        offset=offset,
-        log_start_offset=partition.log_start,
-        high_watermark=partition.high_watermark,
-    )
 
 
 class MemoryEngine(base.Engine):
@@ -134,7 +29,7 @@ class MemoryEngine(base.Engine):
         self.config = config or Config()
         self.clock = clock or Clock()
         self.lock = threading.RLock()
-        self.topics: dict[str, _Topic] = {}
+        self.topics: dict[str, Topic] = {}
         self.commits: dict[str, dict[tuple[str, int], int]] = {}
         self.members: dict[str, list[base.GroupMember]] = {}
         self.producers: dict[int, int] = {}
@@ -173,7 +68,7 @@ class MemoryEngine(base.Engine):
 
     # -- topics
 
-    def _topic(self, name: str) -> _Topic:
+    def _topic(self, name: str) -> Topic:
         if not self.open:
             raise errors.Unavailable("the engine is stopped")
         topic = self.topics.get(name)
@@ -181,7 +76,7 @@ class MemoryEngine(base.Engine):
             raise errors.TopicNotFound(f"topic {name!r} does not exist", topic=name)
         return topic
 
-    def _partition(self, name: str, index: int) -> _Partition:
+    def _partition(self, name: str, index: int) -> Partition:
         topic = self._topic(name)
         if not 0 <= index < len(topic.partitions):
             raise errors.PartitionNotFound(f"topic {name!r} has no partition {index}", topic=name, partition=index)
@@ -208,7 +103,7 @@ class MemoryEngine(base.Engine):
                 raise errors.TopicAlreadyExists(f"topic {name!r} exists", topic=name)
             count = num_partitions or self.config.topics.num_partitions
             self._check_room(count)
-            self.topics[name] = _Topic(name, dict(configs), [_Partition() for _ in range(count)])
+            self.topics[name] = Topic(name, dict(configs), [Partition() for _ in range(count)])
             return self.describe_topic(name)
 
     def _check_room(self, more: int) -> None:
@@ -251,7 +146,7 @@ class MemoryEngine(base.Engine):
                     bad_field="num_partitions",
                 )
             self._check_room(more)
-            found.partitions += [_Partition() for _ in range(more)]
+            found.partitions += [Partition() for _ in range(more)]
             return num_partitions
 
     def alter_topic_configs(self, topic: str, changes: Mapping[str, str], unset: Sequence[str]) -> None:
@@ -278,7 +173,7 @@ class MemoryEngine(base.Engine):
             for topic, index, offset in offsets:
                 partition = self._partition(topic, index)
                 if offset > partition.high_watermark:
-                    raise _out_of_range(topic, index, offset, partition)
+                    raise out_of_range(topic, index, offset, partition)
                 targets.append((partition, partition.high_watermark if offset == -1 else offset))
             for partition, offset in targets:
                 partition.log_start = max(partition.log_start, offset)
@@ -330,20 +225,20 @@ class MemoryEngine(base.Engine):
             first = partition.log_end
             last = first + batch.record_count - 1
             data = batch.tobytes(first)
-            partition.batches.append(_Batch(data, first, last))
+            partition.batches.append(Batch(data, first, last))
             for offset, timestamp, *_ in Batches(data, first).records():
                 partition.times.append((timestamp, offset))
             partition.log_end = last + 1
             at = base.Appended(index, first, last, batch.max_timestamp, partition.high_watermark)
             if stamp is not None:
-                entry = partition.producers.setdefault(stamp.producer_id, _Sequences(stamp.epoch))
+                entry = partition.producers.setdefault(stamp.producer_id, Sequences(stamp.epoch))
                 entry.last = [*entry.last[-4:], (stamp.sequence, stamp.sequence + len(records) - 1, at)]
         self._flushes.put(
             lambda: self._make_durable(partition, last + 1, done if acks == base.ACKS_DURABLE else None, at)
         )
         return None if acks == base.ACKS_DURABLE else at
 
-    def _make_durable(self, partition: _Partition, high: int, done: base.AppendDone | None, at: base.Appended) -> None:
+    def _make_durable(self, partition: Partition, high: int, done: base.AppendDone | None, at: base.Appended) -> None:
         with self.lock:
             partition.high_watermark = max(partition.high_watermark, high)
             wakes = self._wakes(partition)
@@ -352,7 +247,7 @@ class MemoryEngine(base.Engine):
         for wake in wakes:
             wake()
 
-    def _wakes(self, partition: _Partition) -> list[Callable[[], None]]:
+    def _wakes(self, partition: Partition) -> list[Callable[[], None]]:
         """Of the readers that have something to read, or to be told."""
         wakes = []
         for reader in partition.readers:
@@ -362,14 +257,14 @@ class MemoryEngine(base.Engine):
                 reader.wake = None
         return wakes
 
-    def _choose(self, topic: _Topic, records: RecordSpans) -> int:
+    def _choose(self, topic: Topic, records: RecordSpans) -> int:
         key = records.first_key()
         if key is not None:
             return (murmur2(key) & 0x7FFFFFFF) % len(topic.partitions)
         topic.next_spread += 1
         return topic.next_spread % len(topic.partitions)
 
-    def _check_sequence(self, partition: _Partition, stamp: base.ProducerStamp, count: int) -> base.Appended | None:
+    def _check_sequence(self, partition: Partition, stamp: base.ProducerStamp, count: int) -> base.Appended | None:
         current = self.producers.get(stamp.producer_id)
         if current is None:
             raise errors.UnknownProducer(f"there is no producer {stamp.producer_id}", producer_id=stamp.producer_id)
@@ -379,7 +274,7 @@ class MemoryEngine(base.Engine):
         if stamp.epoch > current:
             raise errors.ProducerFenced(f"epoch {stamp.epoch} was never given", producer_id=stamp.producer_id)
         if entry is None or stamp.epoch > entry.epoch:
-            partition.producers[stamp.producer_id] = _Sequences(stamp.epoch)
+            partition.producers[stamp.producer_id] = Sequences(stamp.epoch)
             expected = 0
         else:
             for first, last, at in entry.last:
@@ -400,8 +295,8 @@ class MemoryEngine(base.Engine):
             elif offset == base.LATEST:
                 offset = found.high_watermark
             if not found.log_start <= offset <= found.high_watermark:
-                raise _out_of_range(topic, partition, offset, found)
-            return MemoryReader(self, topic, partition, found, offset)
+                raise out_of_range(topic, partition, offset, found)
+            return MemoryReader(self.lock, topic, partition, found, offset)
 
     def describe_partition(self, topic: str, partition: int) -> base.PartitionDescription:
         with self.lock:
