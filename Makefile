@@ -15,10 +15,10 @@ TESTS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test lint type bench proto sanitize clean
+.PHONY: help build run test lint type bench proto sanitize binary folder sbom deb test-packaging clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(BUILT)  ## .venv with the project and its tools; .venv/bin/takhin is the command
 
@@ -74,6 +74,18 @@ sanitize: $(INSTALLED)  ## unit and property tests under AddressSanitizer and UB
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	  $(CURDIR)/$(BIN)/python -m pytest --timeout=600 $(or $(TESTS),tests/unit tests/property)
+
+# The executable has an environment of its own (build/binary) with pinned versions; .venv is not used.
+binary:  ## dist/takhin, the one file; dist/folder, its unpacked form; licences and the bill of materials beside them
+	$(PYTHON) packaging/binary/build.py
+
+folder sbom: binary
+
+deb:  ## dist/takhin_VERSION_ARCH.deb
+	$(PYTHON) packaging/debian/build.py
+
+test-packaging: $(BUILT)  ## the executable, the unit and the package; as root also under a real systemd
+	TAKHIN_PACKAGING=1 $(BIN)/python -m pytest --timeout=900 $(or $(TESTS),tests/packaging)
 
 clean:  ## remove everything built, not ./data
 	rm -rf $(VENV) build dist *.egg-info takhin/v1 takhin/*.so takhin/*.html .hypothesis .mypy_cache .ruff_cache
