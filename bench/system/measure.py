@@ -26,7 +26,16 @@ SETTLE_SECONDS = 0.3
 class Table:
     """Measures rows against servers that stay up for all of them."""
 
-    def __init__(self, directory: Path, pairs: int, seconds: float, settings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pairs: int,
+        seconds: float,
+        settings: tuple[str, ...] = (),
+        other: tuple[Path, tuple[str, ...]] | None = None,
+    ) -> None:
+        """``other``: in place of the bare server, Takhin from this tree with these settings."""
+        self._other = other
         self.directory = directory
         self.pairs = pairs
         self.seconds = seconds
@@ -39,8 +48,15 @@ class Table:
         # One response's worth of bytes: what is in it does not matter to a server that only passes it on.
         sent = write_messages(directory / "sent", [requests.value(1 << 20)])
         self.takhin = self._servers.enter_context(takhin(directory / "data", self._settings))
-        self.bare = self._servers.enter_context(bare(answer, sent))
-        self._channel = self._servers.enter_context(grpc.insecure_channel(self.takhin.address))
+        if self._other is None:
+            self.bare = self._servers.enter_context(bare(answer, sent))
+        else:
+            tree, settings = self._other
+            self.bare = self._servers.enter_context(takhin(directory / "other", settings, tree))
+        self._channels = [
+            self._servers.enter_context(grpc.insecure_channel(server.address))
+            for server in (self.takhin, self.bare)[: 1 if self._other is None else 2]
+        ]
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -68,6 +84,9 @@ class Table:
             return self._client(self.takhin, row, row.method, path, row.error_field)
 
     def _run_against(self, row: Row, path: Path) -> dict[str, Any] | None:
+        if self._other is not None:
+            with contextlib.nullcontext() if row.fill else self._topic(row.partitions):
+                return self._client(self.bare, row, row.method, path, row.error_field)
         if row.against == "none":
             return None
         if row.against == "bare":
@@ -87,10 +106,10 @@ class Table:
 
     # -- topics -------------------------------------------------------------------------------
 
-    def _call(self, method: str, request: Any) -> bytes:
-        call = self._channel.unary_unary(SERVICE + method)
-        answer: bytes = call(request if isinstance(request, bytes) else request.SerializeToString(), timeout=60)
-        return answer
+    def _call(self, method: str, request: Any) -> None:
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        for channel in self._channels:
+            channel.unary_unary(SERVICE + method)(data, timeout=60)
 
     @contextlib.contextmanager
     def _topic(self, partitions: int) -> Iterator[None]:
@@ -142,8 +161,7 @@ def _summary(row: Row, runs: list[dict[str, float]], against: list[dict[str, flo
     }
     if against:
         ratios = [
-            run["messages_per_second"] / other["messages_per_second"]
-            for run, other in zip(runs, against, strict=True)
+            run["messages_per_second"] / other["messages_per_second"] for run, other in zip(runs, against, strict=True)
         ]
         summary["yardstick"] = {name: statistics.median(run[name] for run in against) for name in against[0]}
         summary["ratio"] = statistics.median(ratios)

@@ -63,13 +63,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def takhin(directory: Path, settings: Sequence[str] = ()) -> Iterator[Server]:
-    """The real server with its data in ``directory``, on a free port."""
+def takhin(directory: Path, settings: Sequence[str] = (), tree: Path = REPOSITORY) -> Iterator[Server]:
+    """The real server of a source tree, with its data in ``directory``, on a free port."""
     sets = [argument for setting in ("http.addr=", *settings) for argument in ("--set", setting)]
     command = [sys.executable, "-m", "takhin", "serve", "--data-dir", str(directory), "--addr", "127.0.0.1:0", *sets]
     log_path = directory.parent / f"{directory.name}.log"
     with log_path.open("w") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, text=True)
+        process = subprocess.Popen(command, cwd=tree, stdout=log, stderr=log, text=True)
     server = Server(process, _port_from_log(process, log_path))
     try:
         yield server
@@ -121,8 +121,7 @@ def run_client(server: Server, flags: Sequence[str], deadline_seconds: float = 1
     before, began = cpu_seconds(server.pid), time.monotonic()
     done = subprocess.run(
         [str(CLIENT), "-addr", server.address, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=deadline_seconds,
         check=False,

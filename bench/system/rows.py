@@ -53,9 +53,7 @@ def _batches(
     name: str, title: str, records: int, size: int, acks: int, goal: float | None, streams: int = 1, window: int = 16
 ) -> Row:
     messages = [requests.batch(TOPIC, 0, records, size, acks) for _ in range(4)]
-    return Row(
-        name, title, "stream", SERVICE + "ProduceBatchStream", BIDI, messages, records, goal, streams, window, 7
-    )
+    return Row(name, title, "stream", SERVICE + "ProduceBatchStream", BIDI, messages, records, goal, streams, window, 7)
 
 
 def _many_partitions(acks: int, goal: float) -> Row:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "group": "List, describe, reset and delete consumer groups.",
     "log": "Look into segments on disk, without a server.",
     "health": "Ask a server how it is.",
+    "bench": "Measure a server.",
     "config": "Check, show and explain the server's configuration.",
     "completion": "Print the completion script for a shell.",
 }

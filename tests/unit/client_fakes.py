@@ -210,6 +210,8 @@ class MemoryServer(pb_grpc.TakhinServiceServicer):
         at = committed if committed >= 0 else request.offset
         if at == EARLIEST:
             at = 0
+        elif at == LATEST:
+            at = len(log)
         if at > len(log):
             abort(context, "OUT_OF_RANGE", "OFFSET_OUT_OF_RANGE", f"offset {at} is out of range")
         end, sent, responses = len(log), 0, 0
