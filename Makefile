@@ -15,7 +15,7 @@ TESTS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test lint type bench proto sanitize binary folder sbom deb test-packaging clean
+.PHONY: help build run test crash lint type bench proto sanitize binary folder sbom deb test-packaging clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ run: $(BUILT)  ## build, then serve ./data on 127.0.0.1:9092 until Ctrl-C
 
 test: $(BUILT)  ## all tests; TESTS='tests/unit -k segment' for some
 	$(BIN)/python -m pytest $(TESTS)
+
+crash: $(BUILT)  ## kill a loaded server again and again, check every record; SECONDS=600 SEED=...
+	$(BIN)/python -m tests.crash.driver --seconds $(or $(SECONDS),60) --seed '$(SEED)'
 
 lint: $(BUILT)  ## ruff, the import rules, buf
 	$(BIN)/ruff check .

@@ -62,6 +62,7 @@ class History:
         self._file = path.open("w", buffering=1)
         self._lock = threading.Lock()
         self._next_op = 0
+        self._passed = 0.0
 
     def close(self) -> None:
         with self._lock:
@@ -70,12 +71,17 @@ class History:
     def _write(self, event: Event) -> None:
         """Caller holds the lock."""
         if not self._file.closed:
-            event["t"] = round(time.monotonic(), 4)
+            event["t"] = round(time.monotonic() + self._passed, 4)
             self._file.write(json.dumps(event, separators=(",", ":")) + "\n")
 
     def note(self, what: str, /, **fields: Any) -> None:
         with self._lock:
             self._write({"e": what, **fields})
+
+    def let_pass(self, seconds: float) -> None:
+        """On the history's clock, at once."""
+        with self._lock:
+            self._passed += seconds
 
     def invoke(self, who: str, what: str, /, **fields: Any) -> int:
         """Write it before anything is sent; gives the number of the operation."""
