@@ -5,6 +5,7 @@ Logging is set up before, by whoever has read the configuration.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -21,16 +22,23 @@ from .clock import Clock
 from .config import Config
 from .config import warnings as config_warnings
 from .engine.base import Engine
+from .errors import ConfigError
+from .observe.logging import setup as set_up_logging
 from .observe.metrics import build_registry
+from .observe.sdnotify import Notifier, StartReporter, Watchdog
+from .reload import CHANGEABLE, Outcome, Plan, Reader, Reconfigurable, plan, write_outcome
 from .server.grpc_server import GrpcServer
 from .server.http import HttpServer
+from .server.loopback import Loopback
 
 log = logging.getLogger(__name__)
 
 #: Seconds. Threads wait for each other all the time here; Python's default of 5 ms makes each wait for the GIL
 #: that long while another thread computes. Measured: about a fifth more calls.
 SWITCH_INTERVAL = 0.0005
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: What goes through the pipe that ``run`` reads.
+_STOP, _RELOAD = b"x", b"h"
 #: Seconds of grace at most, so that a stop is over within ten seconds.
 MAX_GRACE = 6
 
@@ -51,11 +59,26 @@ def local_engine(config: Config, clock: Clock, registry: CollectorRegistry) -> E
     )
 
 
+def _has_terminal() -> bool:
+    """Whether the process has a controlling terminal. SIGHUP says that it has gone, or that a file has changed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as problem:
+        return problem.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT, errno.ENODEV)
+    return True
+
+
 class App:
     """One server. ``start`` and ``stop`` from one thread; ``request_stop`` from anywhere."""
 
-    def __init__(self, config: Config, engine_factory: EngineFactory = local_engine) -> None:
+    def __init__(
+        self, config: Config, engine_factory: EngineFactory = local_engine, reread: Reader | None = None
+    ) -> None:
+        """``reread`` gives the configuration as it is now in its file, for a reload."""
         self.config = config
+        self.notifier = Notifier()
+        self._reread = reread
+        self._reloads = 0
         self.clock = Clock()
         self._state = "starting"
         self._lock = threading.Lock()
@@ -113,6 +136,53 @@ class App:
             fields |= {"http_addr": self.config.http.addr, "http_port": self.http_port}
         log.info("serving", extra={"fields": fields})
 
+    def describe(self) -> str:
+        """The state in a sentence, for people."""
+        if self._state != "running":
+            return self._state
+        health = self.engine.health()
+        causes = f" ({'; '.join(health.causes)})" if health.causes else ""
+        return f"serving on port {self.grpc_port}: {health.status}{causes}"
+
+    def reload(self) -> Outcome:
+        """Read the configuration again and take what can change while running. What cannot be used changes
+        nothing. One thread at a time."""
+        self.notifier.reloading()
+        self._reloads += 1
+        outcome = self._reload()
+        log.log(
+            logging.ERROR if outcome.error else logging.INFO,
+            "reload refused: nothing is changed" if outcome.error else "reloaded",
+            extra={
+                "fields": {"error": outcome.error}
+                if outcome.error
+                else {"changed": ", ".join(outcome.changed), "needs_restart": ", ".join(outcome.needs_restart)}
+            },
+        )
+        write_outcome(Path(self.config.data_dir), outcome)
+        self.notifier.ready(self.describe())
+        return outcome
+
+    def _reload(self) -> Outcome:
+        if self._reread is None:
+            return Outcome(os.getpid(), self._reloads, "there is no configuration to read again")
+        own = isinstance(self.engine, Reconfigurable)
+        sections = CHANGEABLE if own else tuple(name for name in CHANGEABLE if name not in ("limits", "topics"))
+        try:
+            found = plan(self.config, self._reread(), sections)
+        except ConfigError as problem:
+            return Outcome(os.getpid(), self._reloads, problem.message)
+        self._apply(found)
+        return Outcome(os.getpid(), self._reloads, "", found.changed, found.needs_restart)
+
+    def _apply(self, found: Plan) -> None:
+        config = self.config = found.config
+        if isinstance(self.engine, Reconfigurable):
+            self.engine.reconfigure(config.topics, config.limits)
+        self.grpc.set_max_inflight_bytes(config.memory.max_inflight_bytes)
+        if any(path.startswith("logging.") for path in found.changed):
+            set_up_logging(config.logging.level, config.logging.format)
+
     def stop(self) -> None:
         """Nothing that was acknowledged is lost. Idempotent."""
         with self._lock:
@@ -134,36 +204,69 @@ class App:
 
     def request_stop(self) -> None:
         """Make ``run`` stop. From any thread and from signal handlers; again and again does nothing more."""
+        self._ask(_STOP)
+
+    def request_reload(self) -> None:
+        """Make ``run`` reload, once it serves. As ``request_stop``."""
+        self._ask(_RELOAD)
+
+    def _ask(self, what: bytes) -> None:
         try:
-            os.write(self._stop_writer, b"x")
+            os.write(self._stop_writer, what)
         except OSError:
             pass  # the pipe is full of requests, or ``run`` is over
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; gives the exit code. Raises as ``start``.
+        """Serve until SIGTERM or SIGINT, reload on SIGHUP; gives the exit code. Raises as ``start``.
 
         For the main thread of a process that ends afterwards: both signals are ignored from then on.
         """
 
+        had_terminal = _has_terminal()
+
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            self.request_stop()
+            if number == signal.SIGHUP and not (had_terminal and not _has_terminal()):
+                self.request_reload()
+            else:
+                self.request_stop()
 
         for number in _SIGNALS:
             signal.signal(number, on_signal)
+        watchdog: Watchdog | None = None
+        loopback: Loopback | None = None
         try:
-            self.start()
-            os.read(self._stop_reader, 1)
+            self._start_and_report()
+            if self.notifier.watchdog_seconds:
+                loopback = Loopback(self.config.grpc.addr, self.grpc_port)
+                watchdog = Watchdog(self.notifier, loopback.check, self.describe)
+                watchdog.start()
+            while _STOP not in os.read(self._stop_reader, 64):
+                self.reload()
+            self.notifier.stopping("stopping: ends calls, flushes everything")
             self.stop()
         finally:
             # One more signal, on the last yards, must not spoil the exit code.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+            if watchdog is not None and loopback is not None:
+                watchdog.stop()
+                loopback.close()
             self.close()
         if not self._all_home:
             # Python would wait for the stuck threads for ever. The engine is stopped, and all is flushed.
             logging.shutdown()
             os._exit(0)
         return 0
+
+    def _start_and_report(self) -> None:
+        reporter = StartReporter(self.notifier, self.engine.progress)
+        if self.notifier.enabled:
+            reporter.start()
+        try:
+            self.start()
+        finally:
+            reporter.stop()
+        self.notifier.ready(self.describe())
 
     def close(self) -> None:
         """Stop, and give back what the object itself holds."""

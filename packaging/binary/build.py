@@ -80,7 +80,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def interpreter() -> str:
     """The Python that goes in. Debian's, where it fits: its libraries are the ones that the target has."""
-    test = "import sys, sysconfig; sys.exit(sys.version_info < (3, 11) or not sysconfig.get_config_var('Py_ENABLE_SHARED'))"
+    shared = "not sysconfig.get_config_var('Py_ENABLE_SHARED')"
+    test = f"import sys, sysconfig; sys.exit(sys.version_info < (3, 11) or {shared})"
     for candidate in (os.environ.get("TAKHIN_PYTHON"), "/usr/bin/python3", sys.executable):
         if candidate and subprocess.run([candidate, "-c", test], check=False).returncode == 0:
             return candidate

@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     contents = json.loads((arguments.frozen.parent / "contents.json").read_text())
-    inside = [component for component in components(contents)]
+    inside = list(components(contents))
     own = next(component for component in inside if component.name == "takhin")
     others = [component for component in inside if component is not own]
     when = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC).isoformat().replace("+00:00", "Z")

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "log": "Look into segments on disk, without a server.",
     "health": "Ask a server how it is.",
     "bench": "Measure a server.",
+    "reload": "Make a running server read its configuration again.",
     "config": "Check, show and explain the server's configuration.",
     "completion": "Print the completion script for a shell.",
 }

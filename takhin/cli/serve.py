@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 import click
 
@@ -17,11 +18,13 @@ def run_server(config: str | None, overriding: list[str]) -> int:
     from ..observe.logging import setup
 
     try:
+        # From here on SIGHUP asks for a reload, also while the server is only starting.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         effective = load(config, overriding).config
         setup(effective.logging.level, effective.logging.format)
         from ..app import App
 
-        return App(effective).run()
+        return App(effective, reread=lambda: load(config, overriding).config).run()
     except ConfigError as exc:
         for line in exc.message.splitlines():
             click.echo(f"takhin: configuration: {line}", err=True)
@@ -40,7 +43,7 @@ def run_server(config: str | None, overriding: list[str]) -> int:
 def command(
     config: str | None, data_dir: str | None, addr: str | None, log_level: str | None, sets: tuple[str, ...]
 ) -> None:
-    """Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT. SIGHUP makes it read its configuration again.
 
     Without --config the defaults are in force: 127.0.0.1:9092, data in ./data.
 

@@ -206,6 +206,10 @@ class Engine(ABC):
     @abstractmethod
     def info(self) -> EngineInfo: ...
 
+    def progress(self) -> str:
+        """How far ``start`` is, for people; callable from any thread while it runs."""
+        return ""
+
     # -- topics -------------------------------------------------------------------------------
 
     @abstractmethod

@@ -29,7 +29,6 @@ from .base import (
     LATEST,
     AppendDone,
     Appended,
-    Engine,
     EngineHealth,
     EngineInfo,
     GroupDescription,
@@ -43,6 +42,7 @@ from .base import (
     TopicDescription,
 )
 from .local_metrics import LocalCollector
+from .local_reload import LocalReload
 from .topic import MAX_NAME_CHARACTERS, Topic, check_topic_name, describe_partition
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ METADATA_NAME = "metadata.db"
 Reader.register(PartitionReader)
 
 
-class LocalEngine(Engine):
+class LocalEngine(LocalReload):
     """Records of one data directory. Its parts have their own locks; ``_admin`` makes changes of topics follow
     one another."""
 

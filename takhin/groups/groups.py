@@ -78,6 +78,10 @@ class Groups(Generic[M]):
         self._deleted = threading.Condition(self._lock)
         self._live: dict[str, _Live[M]] = {}
 
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """For new groups; those that are there stay."""
+        self._limits = limits
+
     # -- members ------------------------------------------------------------------------------
 
     def join(self, group_id: str, member: M) -> Callable[[], None]:

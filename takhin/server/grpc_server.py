@@ -80,7 +80,7 @@ class GrpcServer:
             "stream_buffer_bytes": grpc_config.stream_buffer_bytes,
             "max_inflight_bytes": config.memory.max_inflight_bytes,
         }
-        info = Info(engine, clock, limits, FEATURES)
+        self._info = info = Info(engine, clock, limits, FEATURES)
         router = Router(GrpcMetrics(registry), self._pools.reject)
         self._arrivals = arrivals = Arrivals(self._timers)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)
@@ -111,6 +111,12 @@ class GrpcServer:
         self._senders.start()
         self._server.start()
         return self.port
+
+    def set_max_inflight_bytes(self, limit_bytes: int) -> None:
+        """Another bound on memory, from now on."""
+        self._inflight.set_limit(limit_bytes)
+        self._sending.set_limit(limit_bytes)
+        self._info.set_limit("max_inflight_bytes", limit_bytes)
 
     def stop(self, grace_seconds: float) -> bool:
         """Everything that was taken is answered, unless the grace ends first. Over in about the grace and two

@@ -56,6 +56,12 @@ class InFlight:
         with self._changed:
             self._when_room.append(call)
 
+    def set_limit(self, limit_bytes: int) -> None:
+        """What is taken stays taken, also above a lower limit."""
+        with self._changed:
+            self.limit_bytes = limit_bytes
+            self._changed.notify_all()
+
     def give(self, size_bytes: int) -> None:
         calls: list[Callable[[], None]] = []
         with self._changed:

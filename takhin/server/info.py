@@ -22,6 +22,10 @@ class Info:
         self._start_time_ms = clock.now_ms()
         self._methods = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["TakhinService"].methods)
 
+    def set_limit(self, name: str, value: int) -> None:
+        """A limit that has changed."""
+        self._limits = {**self._limits, name: value}
+
     def health_check(self, _request: pb.HealthCheckRequest, _context: grpc.ServicerContext) -> pb.HealthCheckResponse:
         return pb.HealthCheckResponse(
             status=self._engine.health().status,

@@ -81,6 +81,8 @@ class LogManager:
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
         self.scrubber = Scrubber(self.partitions, config.scrub_bytes_per_second, config.scrub_interval_ms)
+        #: How many partitions ``open`` has to open; for who watches a long start.
+        self.expected_partitions = 0
         self._trash: list[Path] = []
         self._trash_waits = threading.Event()
 
@@ -97,6 +99,7 @@ class LogManager:
     def open(self, specs: Sequence[PartitionSpec]) -> None:
         """Recover and open the partitions, side by side. Raises ``OSError``, ``TakhinError``."""
         started = time.perf_counter()
+        self.expected_partitions = len(specs)
         clean = checkpoint.is_clean(self.data_dir)
         self._checkpoints = checkpoint.read(self.data_dir)
         hints = self.environment.hints.open()

@@ -1,0 +1,39 @@
+"""The part of the local engine that takes changed limits and topic defaults while it runs."""
+
+from __future__ import annotations
+
+import threading
+
+from ..config import LimitsConfig, LogConfig, TopicDefaults, topic_configs
+from ..groups import Groups
+from ..storage.manager import LogManager
+from .base import Engine, GroupMember
+from .topic import Topic
+
+
+class LocalReload(Engine):
+    _manager: LogManager
+    _groups: Groups[GroupMember]
+    _admin: threading.Lock
+    _topics: dict[str, Topic]
+    _log: LogConfig
+    _defaults: TopicDefaults
+    _limits: LimitsConfig
+
+    def progress(self) -> str:
+        manager = self._manager
+        if manager.expected_partitions == 0:
+            return "starting"
+        return f"recovering: {len(manager.partitions())} of {manager.expected_partitions} partitions are open"
+
+    def reconfigure(self, topics: TopicDefaults, limits: LimitsConfig) -> None:
+        """In force when it returns. Nothing that is there is taken away: a limit below what is in use refuses
+        more. Raises nothing: the configuration was checked."""
+        with self._admin:
+            self._limits = limits
+            self._groups.set_limits(limits)
+            self._defaults = topics
+            for topic in self._topics.values():
+                topic.configs = topic_configs(self._log, topics, topic.overrides)
+                for partition in topic.partitions:
+                    partition.configs = topic.configs
