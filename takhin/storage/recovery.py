@@ -133,6 +133,9 @@ class Recovery:
             if base_offset < expected:
                 self._set_aside([(base_offset, size)], "overlapping")
                 continue
+            if base_offset not in known and base_offset != expected and self._wrong_name(base_offset, size):
+                self._set_aside([(base_offset, size)], "foreign")
+                continue
             if result.segments and expected >= 0 and base_offset != expected and expected >= self.known_flushed:
                 # What lay between was never flushed, and is gone: so must be what followed.
                 self._set_aside(files[n:], "unflushed")
@@ -146,8 +149,7 @@ class Recovery:
         self._finish(expected)
 
     def _without_foreign(self, files: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Set aside what cannot be ours: not in the checkpoint, though it was made before it; or
-        beginning with another offset than its name says."""
+        """Set aside what cannot be ours: not in the checkpoint, though it would have been made before it."""
         checkpoint = self.checkpoint
         known = {base_offset for base_offset, _ in checkpoint.segments} if checkpoint else set()
         ours: list[tuple[int, int]] = []
@@ -157,7 +159,7 @@ class Recovery:
                 ours.append((base_offset, size))
                 continue
             below = checkpoint is not None and base_offset < checkpoint.next_offset
-            (foreign if below or self._wrong_name(base_offset, size) else ours).append((base_offset, size))
+            (foreign if below else ours).append((base_offset, size))
         if self.clean and len(ours) > 1 and ours[0][1] == 0 and ours[0][0] >= self.known_flushed:
             # An empty first segment, and a later one was put beside it: the log begins there.
             fs.remove_if_there(fs.segment_path(str(self.directory), ours[0][0], fs.LOG_SUFFIX))
@@ -168,6 +170,7 @@ class Recovery:
         return ours
 
     def _wrong_name(self, base_offset: int, size: int) -> bool:
+        """Whether the file begins with another offset than its name says."""
         if size < 61:
             return False
         file = SegmentFile(fs.segment_path(str(self.directory), base_offset, fs.LOG_SUFFIX))
@@ -326,12 +329,10 @@ class Recovery:
                     )
 
     def _first_offset(self) -> int:
-        """The first offset that the segments speak for. When the checkpoint knew earlier segments, or there
-        was a crash, those before them are missing: reading there is an error, and not a log that begins later."""
-        segments = self.result.segments
+        """The first offset that the segments speak for. When the checkpoint knew records, or there was a
+        crash, those before them are missing: reading there is an error, and not a log that begins later."""
+        segments, checkpoint = self.result.segments, self.checkpoint
         first = segments[0].base_offset if segments else 0
-        if not self.clean:
-            first = min(first, self.log_start_offset)
-        if self.checkpoint is not None and self.checkpoint.next_offset > self.checkpoint.segments[0][0]:
-            first = min(first, self.checkpoint.segments[0][0])
+        if not self.clean or (checkpoint is not None and checkpoint.next_offset > checkpoint.segments[0][0]):
+            return min(first, self.log_start_offset)
         return first

@@ -200,6 +200,8 @@ class Segment:
         if self.sealed:
             index.seal()
             self.write_seal(index, expected)
+        else:
+            self.summary = None  # the files are to be written anew, from their beginning
         log.info(
             "index rebuilt",
             extra={
@@ -319,8 +321,7 @@ class Segment:
                 stop, stop_offset = info.position, info.base_offset
                 break
             entry = index.after_position(entry[1])
-        found = self._by_lengths(file, position, stop, expected)
-        found_position, found_offset = found or self._search(file, position + 1, stop, expected, stop_offset)
+        found_position, found_offset = self._resume(file, position, stop, expected, stop_offset)
         damage = Damage(expected, found_offset, found_position, STATUS_TEXT[status])
         self.damages = [*(known for known in self.damages if known.first_offset != expected), damage]
         log.error(
@@ -337,8 +338,25 @@ class Segment:
         )
         return damage
 
+    def _resume(self, file: SegmentFile, position: int, stop: int, expected: int, stop_offset: int) -> tuple[int, int]:
+        """(position, offset) of the first good batch behind the one at ``position``, as ``look_behind`` says."""
+        found = self._by_lengths(file, position, stop, expected)
+        if found is not None:
+            return found
+        last = min(stop_offset - 1, self.base_offset + _MAX_OFFSETS)
+        head = file.head(position, self.size)
+        if head is not None:
+            # One of the two may be what was hit: the length alone, then the count alone.
+            info = file.check(position + head.size, self.size) if head.size >= BATCH_HEADER_BYTES else None
+            if info is not None and info.position <= stop and expected < info.base_offset <= last + 1:
+                return info.position, info.base_offset
+            following = expected + head.last_offset - head.base_offset + 1
+            if expected < following <= last:
+                found = self._search(file, position + 1, stop, following, following, stop_offset)
+        return found or self._search(file, position + 1, stop, expected, last, stop_offset) or (stop, stop_offset)
+
     def _by_lengths(self, file: SegmentFile, position: int, stop: int, expected: int) -> tuple[int, int] | None:
-        """(position, offset) of the first good batch behind, going by the lengths and counts of those before it."""
+        """The first good batch behind, where the lengths and counts of the bad ones lead just to it."""
         while (head := file.head(position, self.size)) is not None:
             if head.size < BATCH_HEADER_BYTES or head.last_offset < head.base_offset:
                 return None
@@ -349,20 +367,27 @@ class Segment:
                 return (position, expected) if info.base_offset == expected else None
         return None
 
-    def _search(self, file: SegmentFile, start: int, stop: int, expected: int, stop_offset: int) -> tuple[int, int]:
+    def _search(
+        self, file: SegmentFile, start: int, stop: int, first: int, last: int, stop_offset: int
+    ) -> tuple[int, int] | None:
+        """The first place where a batch with an offset from ``first`` to ``last`` begins a good chain to ``stop``."""
         at = start
-        last = min(stop_offset - 1, self.base_offset + _MAX_OFFSETS)
         while at < stop:
             window_end = min(at + _WINDOW_BYTES, stop)
-            for candidate in file.candidates(at, window_end, self.size, expected, last):
+            for candidate in file.candidates(at, window_end, self.size, first, last):
                 info = file.check(candidate, self.size)
                 if info is None:
+                    # Perhaps a batch that was hit too.
+                    head = file.head(candidate, self.size)
+                    behind = self._by_lengths(file, candidate, stop, head.base_offset) if head is not None else None
+                    if behind is not None:
+                        return behind
                     continue
                 status, end, next_offset = file.scan(candidate, stop, info.base_offset)
                 if status == 0 and end == stop and stop_offset in (MAX_OFFSET, next_offset):
                     return candidate, info.base_offset
             at = window_end
-        return stop, stop_offset
+        return None
 
 
 def _holds(batches: Batches, last_offset: int, timestamp: int) -> bool:

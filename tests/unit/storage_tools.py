@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,21 +91,6 @@ class Store:
     def reopen(self) -> Store:
         self.close()
         return self.open()
-
-    def copy(self, path: Path, **changes: Any) -> Store:
-        """What ``kill -9`` at this moment would leave."""
-        shutil.copytree(self.path, path)
-        return Store(
-            path,
-            **{
-                "configs": self.configs,
-                "partitions": self.partitions,
-                "log": self.log,
-                "clock": self.clock,
-                "starts": dict(self.starts),
-                **changes,
-            },
-        )
 
     def partition(self, number: int = 0) -> Partition:
         assert self.manager is not None
@@ -206,16 +192,27 @@ def flip(path: Path, position: int, mask: int = 0x20) -> None:
     path.write_bytes(data)
 
 
-def stores(path: Path) -> Iterator[Callable[..., Store]]:
-    """For a fixture: makes stores below ``path``, and closes them at the end."""
+def killed(make: Callable[..., Store], store: Store, name: str = "copy") -> Store:
+    """A store on a copy of a live one's directory: what ``kill -9`` at this moment would leave."""
+    path = store.path.parent / name
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(store.path, path)
+    kept = {each: getattr(store, each) for each in ("configs", "partitions", "log", "clock")}
+    return make(name, starts=dict(store.starts), **kept)
+
+
+def stores() -> Iterator[Callable[..., Store]]:
+    """For a fixture: makes stores, in memory where there is a filesystem for that, and closes them at the end."""
+    memory = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     made: list[Store] = []
 
     def make(name: str = "data", **changes: Any) -> Store:
-        known = {"path": path / name}
-        store = Store(**{**known, **changes})
+        store = Store(**{"path": root / name, **changes})
         made.append(store)
         return store
 
     yield make
     for store in made:
         store.close()
+    shutil.rmtree(root)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,8 +21,8 @@ Make = Callable[..., Store]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    yield from stores(tmp_path)
+def make() -> Iterator[Make]:
+    yield from stores()
 
 
 class Gate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,8 +19,8 @@ Make = Callable[..., Store]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    yield from stores(tmp_path)
+def make() -> Iterator[Make]:
+    yield from stores()
 
 
 def small(**changes: int) -> object:

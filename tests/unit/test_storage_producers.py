@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +14,15 @@ from takhin.storage import retention
 from takhin.storage.partition import Partition, Placed
 from takhin.storage.producers import RUNS_KEPT, Producers
 
-from .storage_tools import NOW, Store, append_batch, configs, frame, settle, stores, values
+from .storage_tools import NOW, Store, append_batch, configs, frame, killed, settle, stores, values
 
 Make = Callable[..., Store]
 PRODUCER = 7
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    yield from stores(tmp_path)
+def make() -> Iterator[Make]:
+    yield from stores()
 
 
 def stamped(sequence: int, count: int = 1, epoch: int = 0, producer: int = PRODUCER, **more: Any) -> RecordBatch:
@@ -128,7 +127,7 @@ def test_as_many_interleaved_batches_as_promised_are_remembered(make: Make) -> N
 
 
 @pytest.mark.parametrize("how", ["clean", "killed", "killed without a checkpoint", "killed after a checkpoint"])
-def test_repeats_are_known_after_a_restart(make: Make, tmp_path: Path, how: str) -> None:
+def test_repeats_are_known_after_a_restart(make: Make, how: str) -> None:
     store = make(configs=configs(segment_bytes=1024)).open()
     partition = store.partition()
     chance = random.Random(how)
@@ -145,7 +144,7 @@ def test_repeats_are_known_after_a_restart(make: Make, tmp_path: Path, how: str)
         store.close()
         again = store.open()
     else:
-        again = make("unused", **vars(store.copy(tmp_path / "copy")))
+        again = killed(make, store)
         if how == "killed without a checkpoint":
             (again.path / "checkpoint").unlink(missing_ok=True)
         again.open()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,8 +19,8 @@ Make = Callable[..., Store]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    yield from stores(tmp_path)
+def make() -> Iterator[Make]:
+    yield from stores()
 
 
 def fill(partition: Partition, n: int = 10, timestamp: int = NOW, step: int = 0) -> None:
