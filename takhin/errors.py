@@ -236,6 +236,13 @@ class ConfigError(TakhinError):
     reason = "INVALID_CONFIGURATION"
 
 
+class NewerFormat(TakhinError):
+    """The data directory was written by a newer version. Never crosses the network: the server does not start."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "NEWER_FORMAT"
+
+
 class DataDirLocked(TakhinError):
     """Another process owns the data directory. Never crosses the network."""
 

@@ -14,6 +14,7 @@ import msgspec
 
 from .._fastlog import crc32c
 from .._os import sync_dir
+from ..errors import NewerFormat
 from . import fs
 from .producers import ProducerState
 from .segment import IndexSummary
@@ -45,11 +46,20 @@ class _Document(msgspec.Struct, frozen=True, array_like=True):
     partitions: list[PartitionCheckpoint]
 
 
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """What every format begins with, whatever follows."""
+
+    format: int
+
+
 Key = tuple[str, int]
 
 
 def read(data_dir: Path) -> dict[Key, PartitionCheckpoint]:
-    """By (topic id, partition); empty when the file is missing or cannot be believed."""
+    """By (topic id, partition); empty when the file is missing or cannot be believed.
+
+    Raises ``NewerFormat``: what a newer version wrote beside it may look like damage to this one.
+    """
     try:
         data = (data_dir / CHECKPOINT_NAME).read_bytes()
     except OSError:
@@ -57,6 +67,12 @@ def read(data_dir: Path) -> dict[Key, PartitionCheckpoint]:
     try:
         if len(data) < 4 or crc32c(data[:-4]) != int.from_bytes(data[-4:], "big"):
             raise msgspec.ValidationError("its checksum does not fit")
+        found = msgspec.msgpack.decode(data[:-4], type=_Head).format
+        if found > _FORMAT:
+            raise NewerFormat(
+                f"{data_dir / CHECKPOINT_NAME} has format {found}, written by a newer version of this program; this one "
+                f"knows formats up to {_FORMAT}. Start the newer version. Nothing was changed."
+            )
         document = msgspec.msgpack.decode(data[:-4], type=_Document)
         if document.format != _FORMAT:
             raise msgspec.ValidationError(f"its format is {document.format}")

@@ -39,7 +39,7 @@ def config(grpc_port: int = 0, http_addr: str = "127.0.0.1:0") -> Config:
 def as_before() -> Iterator[None]:
     """An app changes its process."""
     interval = sys.getswitchinterval()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     sys.setswitchinterval(interval)
     for number, handler in handlers.items():
