@@ -8,10 +8,15 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from .machine import describe_machine
+from .footprint import measure_footprint
+from .inprocess import measure_in_process
+from .limits import measure_client_limit
+from .machine import describe_machine, warm_page_cache
 from .measure import Table
 from .processes import REPOSITORY, build_client
+from .report import RESULTS, table
 from .rows import rows
 
 
@@ -20,10 +25,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two short pairs of each row")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one run")
-    parser.add_argument("--rows", default="", help="names, or beginnings of names, with commas")
+    parser.add_argument("--rows", default="", help="names, or beginnings of names, with commas; only these")
+    parser.add_argument("--flood", type=float, default=60.0, help="seconds of the flood")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server")
     parser.add_argument("--data", type=Path, default=REPOSITORY / "build" / "bench", help="a directory on the disk")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "bench" / "results" / "system.json")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     pairs, seconds = (2, 1.0) if arguments.quick else (arguments.pairs, arguments.seconds)
     wanted = tuple(name for name in arguments.rows.split(",") if name)
@@ -33,14 +39,21 @@ def main() -> None:
     build_client()
     arguments.data.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=arguments.data, prefix="system-"))
+    report: dict[str, Any] = {"machine": describe_machine(arguments.data), "pairs": pairs, "seconds": seconds}
     try:
-        with Table(directory, pairs, seconds, tuple(arguments.set)) as table:
-            results = [table.measure(row) for row in chosen]
+        warm_page_cache(directory)
+        if not wanted:
+            report["in_process"] = measure_in_process(directory)
+            report["client_limit"] = measure_client_limit(directory, seconds)
+        with Table(directory, pairs, seconds, tuple(arguments.set)) as measured:
+            report["rows"] = [measured.measure(row) for row in chosen]
+        if not wanted:
+            report["footprint"] = measure_footprint(directory, 5.0 if arguments.quick else arguments.flood)
     finally:
         shutil.rmtree(directory)
-    report = {"machine": describe_machine(arguments.data), "pairs": pairs, "seconds": seconds, "rows": results}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
 
 
 if __name__ == "__main__":
