@@ -13,6 +13,7 @@ from takhin import errors
 from takhin._fastlog import Batches
 from takhin.config import Config, GrpcConfig, MemoryConfig
 from takhin.engine import base
+from takhin.server.consume import ConsumeStream
 from takhin.server.senders import Senders
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
@@ -79,11 +80,16 @@ def test_until_end_ends_at_the_high_watermark_of_the_beginning(filled: Server) -
 def test_until_end_does_not_give_what_came_later(make_server: MakeServer) -> None:
     server = make_server()
     server.topic("t")
-    server.produce("t", *[b"x" * 1000 for _ in range(3000)])
-    stream = server.consume("t", until_end=True, max_bytes=1000)
+    for _ in range(16):
+        server.produce("t", b"x" * 1_000_000)
+    channel = server.connect(narrow=True)
+    request = pb.ConsumeMessagesRequest(topic="t", until_end=True)
+    stream = takhin_pb2_grpc.TakhinServiceStub(channel).ConsumeMessages(request)
     stream.initial_metadata()
+    # The stream is held up; its last read gives more than it may send.
     server.produce("t", b"later")
-    assert len([r for response in stream for r in response.records]) == 3000
+    assert offsets([record for response in stream for record in response.records]) == list(range(16))
+    channel.close()
 
 
 @pytest.mark.parametrize("count", [1, 3, 12, 15])
@@ -144,7 +150,10 @@ def test_min_bytes_are_gathered_while_there_is_time(server: Server) -> None:
     assert len(response.records) >= 8
 
 
-def test_too_few_bytes_are_sent_when_the_time_is_up(server: Server) -> None:
+def test_too_few_bytes_are_sent_when_the_time_is_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    step = ConsumeStream.step
+    monkeypatch.setattr(ConsumeStream, "step", lambda stream: (steps.append(1), step(stream))[1])
     server.topic("t")
     stream = server.consume("t", min_bytes=1_000_000, max_wait_ms=300)
     with cancelled_at_end(stream):
@@ -155,6 +164,8 @@ def test_too_few_bytes_are_sent_when_the_time_is_up(server: Server) -> None:
         waited = time.monotonic() - begun
     assert [record.value for record in response.records] == [b"a", b"b"]
     assert 0.2 <= waited < 5
+    # Waiting is sleeping.
+    assert len(steps) < 10
 
 
 def test_min_bytes_without_a_wait_are_not_waited_for(filled: Server) -> None:

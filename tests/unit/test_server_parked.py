@@ -113,6 +113,29 @@ def test_no_wake_is_lost_and_no_two_step_at_once(senders: Senders) -> None:
     assert not stream.inbox
 
 
+@pytest.mark.parametrize("wake", ["wake", "run_here"])
+def test_a_wake_in_the_middle_of_a_step_makes_one_more(senders: Senders, wake: str) -> None:
+    looked, woken = threading.Event(), threading.Event()
+    steps: list[int] = []
+
+    class Slow(Stream):
+        def step(self) -> Next:
+            steps.append(1)
+            looked.set()
+            assert woken.wait(5)
+            return Next.PARK
+
+    stream = Slow(senders)
+    stream.wake()
+    assert looked.wait(5)
+    # The step has looked and found nothing; now there is something.
+    getattr(stream, wake)()
+    woken.set()
+    wait_until(lambda: len(steps) == 2)
+    time.sleep(0.02)
+    assert len(steps) == 2
+
+
 def test_a_stream_that_is_done_sends_its_end_once_and_is_released(senders: Senders) -> None:
     stream = Stream(senders)
     stream.inbox.append(b"a")
