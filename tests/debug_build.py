@@ -56,7 +56,7 @@ def debug_tree() -> Path:
 
 
 def debug_environment(tree: Path, **more: str) -> Mapping[str, str]:
-    """The environment of a process that imports ``takhin`` from the debug build and ``tests`` from here."""
+    """The environment of a process that imports ``takhin`` from a tree and ``tests`` from here."""
     return {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{REPOSITORY}", "PYTHONUNBUFFERED": "1", **more}
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .model import Violation
 from .nemesis import Nemesis, Tally
 from .producers import IdempotentProducer, UnaryProducer
 from .streams import IdempotentStreamProducer, StreamProducer
-from .victim import Victim, linked
+from .victim import NO_SETTINGS, Victim, linked
 from .worker import Run, Worker
 
 #: Where failed runs are kept.
@@ -102,14 +102,17 @@ def workers_of(run: Run) -> tuple[Admin, list[Worker]]:
     return Admin(run, "a-admin"), [*producers, *tailers, Rereader(run, "c-again"), *groups]
 
 
-def run_once(seed: str, seconds: float, directory: Path, mutant: str = "") -> Outcome:
+def run_once(
+    seed: str, seconds: float, directory: Path, mutant: str = "", settings: Mapping[str, object] = NO_SETTINGS
+) -> Outcome:
     """A run of ``seconds``, and about eight more for its end. ``directory`` gets the history, the data and the
-    server's log."""
+    server's log; ``settings`` go to the server as --set does."""
     directory.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(seed, directory, seconds)
     # The history is on another filesystem than the data where the machine has one.
     written = history.History(directory / "history.jsonl")
-    victim = Victim(directory / "data", directory / "server.log", mutant)
+    product = Victim.frozen_product(directory / "product")
+    victim = Victim(directory / "data", directory / "server.log", product, mutant, settings)
     try:
         _run(outcome, written, victim)
     finally:
@@ -162,7 +165,7 @@ def _wait_for_all(run: Run, producers: Sequence[str]) -> None:
 
 def _end(outcome: Outcome, run: Run, victim: Victim) -> None:
     data = victim.data_dir
-    copy = Victim(data.with_name("data-copy"), victim.log_file.with_name("server-copy.log"))
+    copy = victim.beside(data.with_name("data-copy"))
     shutil.copytree(data, copy.data_dir)
     try:
         for _ in range(2):
@@ -222,12 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the run (60)")
     parser.add_argument("--seed", default="", help="of a run to be repeated; drawn when not given")
     parser.add_argument("--mutant", default="", help="a planted bug, by name: see tests/crash/mutants.py")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     given = parser.parse_args(arguments)
     seed = given.seed or new_seed()
     KEPT.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=f"seed-{seed}-", dir=KEPT))
     print(f"seed {seed}, in {directory}", flush=True)
-    outcome = run_once(seed, given.seconds, directory, given.mutant)
+    settings = dict(each.split("=", 1) for each in given.set)
+    outcome = run_once(seed, given.seconds, directory, given.mutant, settings)
     if outcome.violations:
         print(outcome.complaint())
         return 1

@@ -37,6 +37,7 @@ class Nemesis(threading.Thread):
         self._run, self._victim, self._end = run, victim, end
         self._history = run.history
         self._random = run.random("nemesis")
+        self._plan: list[Callable[[], None]] = []
 
     def run(self) -> None:
         try:
@@ -56,8 +57,12 @@ class Nemesis(threading.Thread):
             self._history.note("unexpected", text=f"the server did not come back: {problem}")
 
     def _choose(self) -> Callable[[], None]:
-        actions = [self.kill, self.kill, self.kill_in_recovery, self.kill_in_recovery]
-        return self._random.choice([*actions, self.pause, self.pause, self.terminate, self.kill_paused])
+        """Everything in turn, in an order that changes: so that no run goes without a kill."""
+        if not self._plan:
+            more = [self.kill, self.kill_in_recovery, self.pause, self.pause, self.terminate, self.kill_paused]
+            self._random.shuffle(more)
+            self._plan = [self.kill, self.kill_in_recovery, *more]
+        return self._plan.pop(0)
 
     def kill(self) -> None:
         self._begin("kill")

@@ -84,3 +84,8 @@ def test_no_bug_can_be_planted_in_the_release_build(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "debug build only" in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_the_documentation_names_every_planted_bug() -> None:
+    page = (REPOSITORY / "docs" / "durability.md").read_text()
+    assert [name for name in MUTANTS if f"`{name}`" not in page] == []

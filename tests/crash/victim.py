@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +33,7 @@ SETTINGS: Mapping[str, object] = {
     "logging.format": "json",
     "grpc.data_threads": 64,
 }
+NO_SETTINGS: Mapping[str, object] = {}
 #: Statuses that say that nothing was done. With any other the caller does not know.
 DEFINITE = frozenset(
     [
@@ -73,14 +74,23 @@ def free_port() -> int:
 class Victim:
     """A server on 127.0.0.1; the address stays the same over restarts. Used by one thread at a time."""
 
-    def __init__(self, data_dir: Path, log_file: Path, mutant: str = "", settings: Mapping[str, object] = {}) -> None:
-        """``mutant`` names a planted bug: the server is then of the debug build, with that bug."""
+    def __init__(
+        self,
+        data_dir: Path,
+        log_file: Path,
+        product: Path = REPOSITORY,
+        mutant: str = "",
+        settings: Mapping[str, object] = NO_SETTINGS,
+    ) -> None:
+        """``product`` is where the package lies. ``mutant`` names a planted bug: the server is then of the debug
+        build, with that bug."""
         self.data_dir = data_dir
         self.log_file = log_file
+        self._product, self._mutant, self._settings = product, mutant, settings
         self.address = f"127.0.0.1:{free_port()}"
         self.process: subprocess.Popen[bytes] | None = None
-        self._directory = REPOSITORY
-        self._environment: Mapping[str, str] = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self._directory = product
+        self._environment: Mapping[str, str] = debug_environment(product)
         program = ["-m", "takhin"]
         if mutant:
             self._directory = debug_tree()
@@ -88,6 +98,18 @@ class Victim:
             program = ["-m", "tests.crash.mutant_server", mutant]
         sets = [f"--set={name}={value}" for name, value in {**SETTINGS, **settings}.items()]
         self._command = [sys.executable, *program, "serve", f"--data-dir={data_dir}", f"--addr={self.address}", *sets]
+
+    @staticmethod
+    def frozen_product(directory: Path) -> Path:
+        """A copy of the package as it is built now: what is edited later does not come into a long run."""
+        ignored = shutil.ignore_patterns("__pycache__", "*.c", "*.html")
+        shutil.copytree(REPOSITORY / "takhin", directory / "takhin", ignore=ignored, dirs_exist_ok=True)
+        return directory
+
+    def beside(self, data_dir: Path) -> Victim:
+        """Another server of the same kind, on another directory."""
+        log_file = self.log_file.with_name(f"{data_dir.name}-{self.log_file.name}")
+        return Victim(data_dir, log_file, self._product, self._mutant, self._settings)
 
     def launch(self) -> None:
         """Start the process and do not wait until it serves."""
