@@ -145,6 +145,13 @@ class RecordTooLarge(ResourceExhausted):
     reason = "RECORD_TOO_LARGE"
 
 
+class MessageTooLarge(ResourceExhausted):
+    """A request message above ``grpc.max_message_size``. Far larger ones are refused by gRPC itself,
+    without details."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
 class TooManyRecords(ResourceExhausted):
     reason = "TOO_MANY_RECORDS"
 

@@ -34,8 +34,9 @@ ARRIVAL_SECONDS = 30.0
 class Arrivals:
     """Gives up calls whose one request does not arrive in time. One timer for all of them."""
 
-    def __init__(self, timers: Timers, seconds: float = ARRIVAL_SECONDS) -> None:
+    def __init__(self, timers: Timers, max_message_bytes: int, seconds: float = ARRIVAL_SECONDS) -> None:
         self._timers = timers
+        self._max_message_bytes = max_message_bytes
         self._seconds = seconds
         self._lock = threading.Lock()
         #: Due times, ``time.monotonic`` seconds, in order.
@@ -43,14 +44,14 @@ class Arrivals:
         self._armed = False
 
     def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        """The first request. Raises ``grpc.RpcError`` when the call is over first."""
+        """The first request. Raises ``grpc.RpcError`` when the call is over first, ``MessageTooLarge``."""
         with self._lock:
             self._waiting[context] = time.monotonic() + self._seconds
             arm, self._armed = not self._armed, True
         if arm:
             self._timers.after(self._seconds, self._give_up_late)
         try:
-            return next(requests)
+            return check_size(next(requests), self._max_message_bytes)
         except StopIteration:
             raise errors.Unimplemented("the method takes exactly one request message, and none came") from None
         finally:
@@ -72,6 +73,17 @@ class Arrivals:
             context.cancel()  # type: ignore[no-untyped-call]
         if following is not None:
             self._timers.after(following, self._give_up_late)
+
+
+def check_size(data: bytes, max_message_bytes: int) -> bytes:
+    """The message itself. Raises ``MessageTooLarge``."""
+    if len(data) > max_message_bytes:
+        raise errors.MessageTooLarge(
+            f"the message has {len(data)} bytes and may have {max_message_bytes} (grpc.max_message_size)",
+            size_bytes=len(data),
+            limit_bytes=max_message_bytes,
+        )
+    return data
 
 
 def cold(request_type: type[Request], method: Callable[[Request, grpc.ServicerContext], Message]) -> Unary:

@@ -60,6 +60,7 @@ class GrpcServer:
             default_acks=config.default_acks,
             buffer_bytes=grpc_config.stream_buffer_bytes,
             max_streams=grpc_config.data_threads,
+            max_message_bytes=grpc_config.max_message_size,
         )
         self._consumer = Consumer(
             engine,
@@ -82,7 +83,7 @@ class GrpcServer:
         }
         self._info = info = Info(engine, clock, limits, FEATURES)
         router = Router(GrpcMetrics(registry), self._pools.reject)
-        self._arrivals = arrivals = Arrivals(self._timers)
+        self._arrivals = arrivals = Arrivals(self._timers, grpc_config.max_message_size)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)
         add_health(router, self._pools, arrivals, self.health)
         if grpc_config.reflection:

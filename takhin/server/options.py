@@ -16,6 +16,10 @@ _PENDING_SECONDS = 30
 #: inflates it whole before it looks at its size.
 _NO_COMPRESSION = 1
 
+#: Bytes above the limit up to which a message is taken in, to be refused with details and, in a stream, without
+#: ending it. Beyond, gRPC ends the call without either.
+OVERSIZE_ANSWERED = 1 << 20
+
 Option = tuple[str, int]
 
 
@@ -24,7 +28,7 @@ def server_options(config: GrpcConfig) -> list[Option]:
     return [
         # A second server on the same port must fail rather than take every other connection.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.max_message_size),
+        ("grpc.max_receive_message_length", config.max_message_size + OVERSIZE_ANSWERED),
         # What was stored can be sent, also when max_message_size was larger then.
         ("grpc.max_send_message_length", -1),
         # Soft and hard limit the same: between the two, calls would be refused at random.

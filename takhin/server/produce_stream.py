@@ -17,7 +17,7 @@ import grpc
 from .. import errors
 from ..engine.base import ACKS_NONE, Appended, Engine
 from . import status
-from .calls import ParkedBidi
+from .calls import ParkedBidi, check_size
 from .inflight import InFlight
 from .names import refine
 from .parked import Next, ParkedStream, Send, StreamSet
@@ -124,7 +124,7 @@ class ProduceStream(ParkedStream):
 
     def _append(self, answer: _Answer, data: bytes) -> None:
         """Raises ``TakhinError`` when it does not come to an append."""
-        request = self._codec.decode(data)
+        request = self._codec.decode(check_size(data, self._service.max_message_bytes))
         answer.topic = request.topic
         answer.partition = request.partition
         answer.correlation_id = request.correlation_id
@@ -216,6 +216,7 @@ class ProduceStreams:
         default_acks: int,
         buffer_bytes: int,
         max_streams: int,
+        max_message_bytes: int,
     ) -> None:
         self.engine = engine
         self.inflight = inflight
@@ -223,6 +224,7 @@ class ProduceStreams:
         self.timers = timers
         self.default_acks = default_acks
         self.buffer_bytes = buffer_bytes
+        self.max_message_bytes = max_message_bytes
         self.streams = StreamSet("produce", max_streams)
         self.produce_message_stream: ParkedBidi = self._method(MESSAGE)
         self.produce_batch_stream: ParkedBidi = self._method(BATCH)

@@ -181,6 +181,26 @@ def test_producers_that_cannot_be_are_refused(server: Server) -> None:
     assert failure(lambda: server.stub.ProduceMessage(request)).reason == "UNKNOWN_PRODUCER_ID"
 
 
+def test_a_message_one_byte_too_large_is_refused_with_the_limit(make_server: MakeServer) -> None:
+    server = make_server(Config(grpc=GrpcConfig(addr="127.0.0.1:0", max_message_size=1_048_576)))
+    server.topic("t")
+    size = 1_048_576
+    room = size - pb.ProduceMessageRequest(topic="t", record=pb.Record(value=b"x" * size)).ByteSize()
+    fits = pb.ProduceMessageRequest(topic="t", record=pb.Record(value=b"x" * (size + room)))
+    assert fits.ByteSize() == size
+    server.stub.ProduceMessage(fits)
+    fits.record.value += b"x"
+    found = failure(lambda: server.stub.ProduceMessage(fits))
+    assert (found.code, found.reason, found.metadata["limit_bytes"]) == (
+        "RESOURCE_EXHAUSTED",
+        "MESSAGE_TOO_LARGE",
+        "1048576",
+    )
+    answers = list(server.stub.ProduceMessageStream(iter([fits, pb.ProduceMessageRequest(topic="t")])))
+    assert [answer.error_code for answer in answers] == [grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], 0]
+    assert len(server.values("t")) == 2
+
+
 def test_too_many_bytes_in_flight_are_refused_until_there_is_room(make_server: MakeServer) -> None:
     config = Config(
         grpc=GrpcConfig(addr="127.0.0.1:0", max_message_size=1_048_576),

@@ -18,7 +18,7 @@ from takhin.server.consume import host_of
 from takhin.server.consume_plan import DEFAULT_MAX_BYTES, plan_of
 from takhin.server.inflight import InFlight
 from takhin.server.names import is_topic_name, names_in, refine
-from takhin.server.options import server_options
+from takhin.server.options import OVERSIZE_ANSWERED, server_options
 from takhin.server.pools import CallPool
 from takhin.server.timers import Timers
 from takhin.v1 import takhin_pb2 as pb
@@ -64,7 +64,8 @@ def test_every_option_of_the_configuration_reaches_the_server() -> None:
     )
     options = dict(server_options(config))
     assert options["grpc.so_reuseport"] == 0
-    assert options["grpc.max_receive_message_length"] == 11_111_111
+    # A message a little too large is taken in, to be refused with details.
+    assert options["grpc.max_receive_message_length"] == 11_111_111 + OVERSIZE_ANSWERED
     assert options["grpc.keepalive_time_ms"] == 11_000
     assert options["grpc.keepalive_timeout_ms"] == 12_000
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == 13_000
@@ -209,7 +210,7 @@ class Requests:
 def test_a_request_in_time_is_given_and_a_late_one_is_cancelled() -> None:
     timers = Timers()
     timers.start()
-    arrivals = Arrivals(timers, 0.1)
+    arrivals = Arrivals(timers, 1000, 0.1)
     in_time, late = FakeContext(), FakeContext()
     assert arrivals.receive(Requests(in_time, b"data"), in_time) == b"data"  # type: ignore[arg-type]
     begun = time.monotonic()
