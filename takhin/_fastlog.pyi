@@ -50,9 +50,7 @@ class RecordSpans:
 
     @staticmethod
     def from_records(
-        records: Iterable[
-            tuple[bytes | None, bytes | None, Sequence[tuple[str | bytes, bytes | None]], int]
-        ],
+        records: Iterable[tuple[bytes | None, bytes | None, Sequence[tuple[str | bytes, bytes | None]], int]],
     ) -> RecordSpans:
         """From (key, value, headers, timestamp ms; 0 = the time of the append)."""
     def __len__(self) -> int: ...

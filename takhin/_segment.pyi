@@ -8,7 +8,7 @@ Source: Kafka's storage module, OffsetIndex and TimeIndex.
 
 from collections.abc import Callable
 
-from ._fastlog import BatchInfo, Batches, RecordBatch
+from ._fastlog import Batches, BatchInfo, RecordBatch
 
 OFFSET_ENTRY_BYTES: int
 TIME_ENTRY_BYTES: int
