@@ -84,8 +84,8 @@ binary:  ## dist/takhin, the one file; dist/folder, its unpacked form; licences 
 
 folder sbom: binary
 
-deb:  ## dist/takhin_VERSION_ARCH.deb
-	$(PYTHON) packaging/debian/build.py
+deb: binary  ## dist/takhin_VERSION_ARCH.deb
+	$(PYTHON) packaging/debian/package.py
 
 test-packaging: $(BUILT)  ## the executable, the unit and the package; as root also under a real systemd
 	TAKHIN_PACKAGING=1 $(BIN)/python -m pytest --timeout=900 $(or $(TESTS),tests/packaging)
