@@ -41,9 +41,13 @@ def build_shim() -> Path:
     return target
 
 
-def environment(shim: Path, root: Path, trace: Path | None = None, python_path: Path = REPOSITORY) -> dict[str, str]:
+def environment(
+    shim: Path, root: Path, trace: Path | None = None, python_path: Path = REPOSITORY, flush_delay_us: int = 0
+) -> dict[str, str]:
     """For a process whose changes below ``root`` are watched."""
     more: Mapping[str, str] = {} if trace is None else {"FAULTS_TRACE": str(trace)}
+    if flush_delay_us:
+        more = {**more, "FAULTS_FLUSH_DELAY_US": str(flush_delay_us)}
     return {
         **os.environ,
         "LD_PRELOAD": str(shim),

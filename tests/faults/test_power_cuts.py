@@ -34,7 +34,7 @@ def record(shim: Path, scratch: Path, module: str, seed: int) -> tuple[Path, Pat
         done = subprocess.run(
             [sys.executable, "-m", module, str(victim), str(trace), str(seed), life],
             cwd=REPOSITORY,
-            env=environment(shim, victim, trace),
+            env=environment(shim, victim, trace, flush_delay_us=1500),
             capture_output=True,
             timeout=60,
             check=False,

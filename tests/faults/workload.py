@@ -42,13 +42,19 @@ def at_once(*works: Callable[[], None]) -> None:
         raise problems[0]
 
 
-def first_life(session: Session, seed: int) -> None:
+def first_life(session: Session, seed: int, checkpoint: Callable[[], None]) -> None:
     session.create("t", 2)
     session.create("kept", 1, retention_bytes=2500)
     session.create("gone", 1)
     session.commit("t", 0, 0)
     stop = threading.Event()
+
+    def checkpoints() -> None:
+        while not stop.wait(0.01):
+            checkpoint()
+
     tails = [
+        threading.Thread(target=checkpoints),
         threading.Thread(target=session.keep_tailing, args=("t", 0, stop, 7)),
         threading.Thread(target=session.keep_tailing, args=("kept", 0, stop, 15)),
     ]
@@ -72,12 +78,12 @@ def first_life(session: Session, seed: int) -> None:
         lambda: session.produce_many("w", [*places, ("gone", 0), ("kept", 1)], 14, seed + 5),
     )
     session.see("kept", 0)
-    # Nobody reads or waits here: it is not flushed when the process is killed.
-    session.produce("v", "t", 1, 1, 3, 300)
-    session.produce("v", "t", 1, 0, 1, 50)
     stop.set()
     for tail in tails:
         tail.join()
+    # Nobody reads or waits here: it is not flushed when the process is killed.
+    session.produce("v", "t", 1, 1, 3, 300)
+    session.produce("v", "t", 1, 0, 1, 50)
 
 
 def second_life(session: Session, seed: int) -> None:
@@ -105,7 +111,7 @@ def main(directory: Path, trace: Path, seed: int, life: str) -> None:
     engine = open_engine(directory, recovery_point_interval_ms=100, retention_check_interval_ms=100, flush_threads=2)
     backend = EngineBackend(engine)
     if life == "a":
-        first_life(Session(backend, marks, life), seed)
+        first_life(Session(backend, marks, life), seed, engine._manager.write_checkpoint)
         os.kill(os.getpid(), signal.SIGKILL)
     session = Session(backend, marks, life, {"t": 1, "kept": 1, "gone": 2})
     (second_life if life == "b" else third_life)(session, seed)

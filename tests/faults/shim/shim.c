@@ -5,6 +5,8 @@
  *   FAULTS_ROOT   absolute path of the directory that is watched, SQLite's files in it included
  *   FAULTS_TRACE  file outside of it that every change and every flush is appended to, with the
  *                 bytes written; the process itself may append marks (see trace.py)
+ *   FAULTS_FLUSH_DELAY_US  how long each flush takes at least, in microseconds: in memory it takes no
+ *                 time, and nothing would happen meanwhile
  *
  * and, by calls to faults_* below (ctypes), calls that fail, come up short, or end the process
  * after a given number of bytes.
@@ -60,6 +62,7 @@ static int trace_fd = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned char watched[MAX_FD]; /* 0, or 1 + kind */
 static int64_t flushes;
+static unsigned flush_delay_us;
 
 static struct rule rules[KINDS][CALLS];
 static int64_t kill_at[KINDS] = {-1, -1}, written[KINDS], short_every[KINDS];
@@ -84,6 +87,8 @@ __attribute__((constructor)) static void begin(void) {
         snprintf(root, sizeof root, "%s", where);
         root_len = strlen(root);
     }
+    const char *delay = getenv("FAULTS_FLUSH_DELAY_US");
+    flush_delay_us = delay ? (unsigned)atoi(delay) : 0;
     if (trace) {
         REAL(int, open, const char *, int, ...);
         int fd = real_open(trace, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
@@ -275,6 +280,7 @@ static int flush(int fd, int (*real)(int)) {
     if (!is_watched(fd)) return real(fd);
     int64_t id = __atomic_add_fetch(&flushes, 1, __ATOMIC_RELAXED);
     record(EV_FLUSH_BEGIN, 0, fd, id, 0, "", 0);
+    if (flush_delay_us) usleep(flush_delay_us);
     int rc = fault(watched[fd] - 1, CALL_FLUSH) ? -1 : real(fd), error = errno;
     record(EV_FLUSH_END, rc == 0 ? 0 : error, fd, id, 0, "", 0);
     errno = error;
