@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from takhin._fastlog import Batches, batch_info
 
 from .disk import Disk, FileChange, Inode
-from .records import parse_value
+from .records import parse_value, timestamp_of
 from .trace import Event, Kind
 
 #: A partition of one incarnation of a topic.
@@ -41,47 +41,28 @@ def demand(kept: bool, what: str) -> None:
 
 
 class History:
-    """All of a run: its marks, and what its logs would hold if no power had failed.
+    """The marks of a run, and what its logs would hold if nothing had failed."""
 
-    The latter comes from the writes themselves, so it also has what nobody was told of.
-    """
-
-    def __init__(self, events: Iterable[Event], root: str) -> None:
-        self.marks: list[tuple[int, dict[str, Any]]] = []
-        self.truth: dict[Place, Log] = defaultdict(dict)
-        self._read_trace(events, root)
+    def __init__(self, marks: Iterable[dict[str, Any]], truth: Mapping[Place, Log]) -> None:
+        self.marks: list[tuple[int, dict[str, Any]]] = list(enumerate(marks))
+        self.truth: Mapping[Place, Log] = truth
         self.indexes = [index for index, _ in self.marks]
-        self._check_marks()
+        #: What holds after a power cut; after the end of a process alone, acks 1 counts too.
+        self.binding_acks: tuple[int, ...] = (-1,)
 
-    def _read_trace(self, events: Iterable[Event], root: str) -> None:
-        disk = Disk(root)
-        made: dict[str, int] = defaultdict(int)
-        places: dict[int, Place] = {}
-        for event in events:
-            if event.kind == Kind.MARK:
-                self.marks.append((event.index, event.mark))
-            change = disk.apply(event)
-            if event.kind == Kind.MKDIR:
-                made[event.path] += 1
-            elif isinstance(change, FileChange) and change.data and change.inode.path.endswith(".log"):
-                inode = change.inode
-                if inode.number not in places:
-                    places[inode.number] = _place(inode, made)
-                self._note_batches(self.truth[places[inode.number]], change.data)
+    @classmethod
+    def of_trace(cls, events: Iterable[Event], root: str) -> History:
+        """The truth comes from the writes themselves, so it also has what nobody was told of."""
+        truth: dict[Place, Log] = defaultdict(dict)
+        marks = list(_read_trace(events, root, truth))
+        history = cls((), truth)
+        history.marks = marks
+        history.indexes = [index for index, _ in marks]
+        history.check_marks()
+        return history
 
-    def _note_batches(self, log: Log, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            info = batch_info(data, at)
-            assert info is not None
-            assert info.crc_ok, "half a batch was written"
-            for offset, timestamp, _, value, _ in Batches(data[at : at + info.size], info.base_offset).records():
-                record = (value or b"", timestamp)
-                demand(log.setdefault(offset, record) == record, f"offset {offset} was given twice")
-            at += info.size
-
-    def _check_marks(self) -> None:
-        """What was answered and shown is what was written."""
+    def check_marks(self) -> None:
+        """What was answered and shown is what was written. Raises ``Broken``."""
         for _, mark in self.marks:
             if mark["m"] not in ("ack", "shown"):
                 continue
@@ -98,6 +79,69 @@ class History:
         for _, mark in self.marks[: bisect_left(self.indexes, index)]:
             promises.take(mark)
         return promises
+
+    def at_end(self) -> Promises:
+        return self.at(self.indexes[-1] + 1 if self.indexes else 0)
+
+
+def _read_trace(events: Iterable[Event], root: str, truth: dict[Place, Log]) -> Iterator[tuple[int, dict[str, Any]]]:
+    disk = Disk(root)
+    made: dict[str, int] = defaultdict(int)
+    places: dict[int, Place] = {}
+    for event in events:
+        if event.kind == Kind.MARK:
+            yield event.index, event.mark
+        change = disk.apply(event)
+        if event.kind == Kind.MKDIR:
+            made[event.path] += 1
+        elif isinstance(change, FileChange) and change.data and change.inode.path.endswith(".log"):
+            inode = change.inode
+            if inode.number not in places:
+                places[inode.number] = _place(inode, made)
+            _note_batches(truth[places[inode.number]], change.data)
+
+
+def _note_batches(log: Log, data: bytes) -> None:
+    at = 0
+    while at < len(data):
+        info = batch_info(data, at)
+        assert info is not None
+        assert info.crc_ok, "half a batch was written"
+        for offset, timestamp, _, value, _ in Batches(data[at : at + info.size], info.base_offset).records():
+            record = (value or b"", timestamp)
+            demand(log.setdefault(offset, record) == record, f"offset {offset} was given twice")
+        at += info.size
+
+
+class SentValues(dict[int, tuple[bytes, int]]):
+    """A log of which only the answers are known: any other offset may hold what was sent to this place
+    and not surely refused."""
+
+    def __init__(self, maybe: set[bytes]) -> None:
+        super().__init__()
+        self.maybe = maybe
+
+
+def truth_of_marks(marks: Iterable[dict[str, Any]]) -> dict[Place, Log]:
+    """From what was asked and answered, when nobody looked at the writes."""
+    maybe: dict[Place, set[bytes]] = defaultdict(set)
+    truth: dict[Place, Log] = {}
+    for mark in marks:
+        if mark["m"] not in ("send", "refused", "ack"):
+            continue
+        place = (mark["t"], mark["inc"], mark["p"])
+        log = truth.setdefault(place, SentValues(maybe[place]))
+        values = [value.encode() for value in mark["vals"]]
+        if mark["m"] == "send":
+            maybe[place].update(values)
+        else:
+            maybe[place].difference_update(values)
+        if mark["m"] == "ack":
+            for offset, value in enumerate(values, mark["base"]):
+                sent = parse_value(value)
+                record = (value, timestamp_of(sent.producer, sent.sequence))
+                demand(log.setdefault(offset, record) == record, f"offset {offset} of {place} was given twice")
+    return truth
 
 
 def _place(inode: Inode, made: dict[str, int]) -> Place:
@@ -162,7 +206,7 @@ class Promises:
 
     def _take_place(self, what: str, place: Place, mark: dict[str, Any]) -> None:
         bounds = self._bounds[place]
-        if what == "ack" and mark["acks"] == -1:
+        if what == "ack" and mark["acks"] in self._history.binding_acks:
             bounds.end = max(bounds.end, mark["base"] + len(mark["vals"]))
             if mark["stamp"]:
                 self.newest[mark["stamp"][0]] = (place, mark["base"], mark["vals"], tuple(mark["stamp"]))
@@ -207,7 +251,7 @@ class Promises:
     def _check_log(self, observed: Observed, place: Place) -> None:
         name, _, partition = place
         start, end, records = observed.logs[name, partition]
-        bounds, truth = self._bounds[place], self._history.truth[place]
+        bounds, truth = self._bounds[place], self._history.truth.get(place, {})
         where = f"{name}-{partition} ({start} to {end})"
         demand(start <= end, f"{where}: it starts behind its end")
         demand(end >= bounds.end, f"{where}: offsets below {bounds.end} were acknowledged, or seen, and are gone")
@@ -216,8 +260,13 @@ class Promises:
             highest = max(bounds.start, bounds.trimmed)
             demand(start <= highest, f"{where}: nobody asked for a start above {highest}")
         demand([offset for offset, *_ in records] == list(range(start, end)), f"{where}: not dense: {records}")
+        values = [value for _, value, _ in records]
+        demand(len(values) == len(set(values)), f"{where}: a value is there twice: {values}")
         for offset, value, timestamp in records:
             expected = truth.get(offset)
+            if expected is None and isinstance(truth, SentValues):
+                demand(value in truth.maybe, f"{where}: {offset} holds {value!r}, which was refused or never sent")
+                continue
             demand(expected == (value, timestamp), f"{where}: {offset} holds {value!r}, not {expected}")
 
     def _check_commits(self, observed: Observed) -> None:

@@ -131,7 +131,7 @@ class Shard:
         self.events = events
         self.root = root
         self.scratch = scratch
-        self.history = History(events, root)
+        self.history = History.of_trace(events, root)
         self.counts: Counter[str] = Counter()
         self.failures: list[dict[str, Any]] = []
         self._seen: set[tuple[object, ...]] = set()

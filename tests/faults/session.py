@@ -15,6 +15,9 @@ from .trace import Marks
 
 GROUP = "readers"
 
+#: Failures after which nobody knows whether it happened.
+UNKNOWN = (errors.DurabilityUnknown, errors.Timeout, errors.Unavailable)
+
 
 class Session:
     """Thread-safe but for this: one thread a producer, one thread a committed partition."""
@@ -24,6 +27,8 @@ class Session:
         self.backend = backend
         self.marks = marks
         self.life = life
+        #: Mark what is sent, and what is refused: for runs of which no trace is kept.
+        self.marks_sends = False
         #: How often each topic was made, the present one included.
         self.incarnations = defaultdict(int, incarnations or {})
         self._sequences: dict[str, int] = defaultdict(int)
@@ -70,10 +75,17 @@ class Session:
     ) -> tuple[int, int]:
         records = self.records(self.life + producer, count, size)
         inc = self.incarnations[topic]
-        base, last = self.backend.produce(topic, partition, records, acks, stamp)
+        values = [value.decode() for _, value, _ in records]
+        if self.marks_sends:
+            self.marks("send", t=topic, inc=inc, p=partition, vals=values)
+        try:
+            base, last = self.backend.produce(topic, partition, records, acks, stamp)
+        except errors.TakhinError as error:
+            if self.marks_sends and not isinstance(error, UNKNOWN):
+                self.marks("refused", t=topic, inc=inc, p=partition, vals=values)
+            raise
         if acks:
             assert last == base + count - 1
-            values = [value.decode() for _, value, _ in records]
             self.marks("ack", t=topic, inc=inc, p=partition, base=base, vals=values, acks=acks, stamp=stamp)
         return base, last
 
