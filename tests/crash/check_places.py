@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from .history import Event
 from .model import Model, Op, Place, Violation
@@ -165,20 +166,30 @@ def check_times(model: Model) -> Iterator[Violation]:
             drain = drains.get((event["name"], *model.place_of(event)))
             if drain is not None and not drain.get("losses"):
                 yield from _check_all_times(drain, event)
-    last = {model.place_of(drain): drain for drain in model.drains}
+    last = {model.place_of(drain): _by_time(drain) for drain in model.drains if not drain.get("losses")}
     for op in model.ops.values():
         if op.invoke["f"] == "find_time" and op.outcome == "ok":
             place = model.place_of(op.invoke)
-            if place in last and not last[place].get("losses"):
+            if place in last:
                 yield from _check_time_in_run(op, last[place])
+
+
+@dataclass(frozen=True, slots=True)
+class _ByTime:
+    offsets: list[int]
+    timestamps: list[int]
+    #: The largest timestamp up to each record, which rises.
+    highest: list[int]
+
+
+def _by_time(drain: Event) -> _ByTime:
+    timestamps = [timestamp for _, _, timestamp in drain["records"]]
+    return _ByTime([record[0] for record in drain["records"]], timestamps, list(accumulate(timestamps, max)))
 
 
 def _check_all_times(drain: Event, event: Event) -> Iterator[Violation]:
     """Nobody wrote between the drain and the questions: the answer is known exactly."""
-    # Largest timestamp up to each record, which rises.
-    highest: list[int] = []
-    for _, _, timestamp in drain["records"]:
-        highest.append(max(timestamp, highest[-1]) if highest else timestamp)
+    highest = _by_time(drain).highest
     previous = -1
     for time, offset, timestamp in sorted(event["answers"]):
         found = bisect_left(highest, time)
@@ -196,7 +207,7 @@ def _check_all_times(drain: Event, event: Event) -> Iterator[Violation]:
         previous = max(previous, offset)
 
 
-def _check_time_in_run(op: Op, drain: Event) -> Iterator[Violation]:
+def _check_time_in_run(op: Op, drained: _ByTime) -> Iterator[Violation]:
     """While others wrote: the record is right, and none of those before it, which were all readable, is earlier."""
     assert op.end is not None
     time, found, timestamp = op.invoke["time"], op.end["offset"], op.end["timestamp"]
@@ -204,11 +215,9 @@ def _check_time_in_run(op: Op, drain: Event) -> Iterator[Violation]:
         return
     if timestamp < time:
         yield Violation(7, f"asked for {time}, answered with {timestamp}", op.events)
-    for offset, _, at in drain["records"]:
-        if offset < found and at >= time:
-            yield Violation(7, f"offset {offset}, at {at}, is earlier than the answer for {time}", op.events)
-            return
-        if offset == found and at != timestamp:
-            yield Violation(7, f"offset {offset} has timestamp {at}, not {timestamp}", op.events)
-        if offset >= found:
-            return
+    at = bisect_left(drained.offsets, found)
+    if at and drained.highest[at - 1] >= time:
+        offset = drained.offsets[bisect_left(drained.highest, time)]
+        yield Violation(7, f"offset {offset} is earlier than the answer for {time}", op.events)
+    if at < len(drained.offsets) and drained.offsets[at] == found and drained.timestamps[at] != timestamp:
+        yield Violation(7, f"offset {found} has timestamp {drained.timestamps[at]}, not {timestamp}", op.events)

@@ -109,7 +109,6 @@ def run_once(
     server's log; ``settings`` go to the server as --set does."""
     directory.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(seed, directory, seconds)
-    # The history is on another filesystem than the data where the machine has one.
     written = history.History(directory / "history.jsonl")
     product = Victim.frozen_product(directory / "product")
     victim = Victim(directory / "data", directory / "server.log", product, mutant, settings)
