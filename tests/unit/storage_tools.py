@@ -75,9 +75,9 @@ class Store:
         manager.environment.save_log_start = self._save_log_start
         manager.lock()
         specs = self.specs()
-        there = [spec for spec in specs if self.directory(spec.partition).exists()]
-        manager.open(there)
-        manager.create(spec for spec in specs if spec not in there)
+        there = {spec.partition for spec in specs if self.directory(spec.partition).exists()}
+        manager.open([spec for spec in specs if spec.partition in there])
+        manager.create(spec for spec in specs if spec.partition not in there)
         return self
 
     def _save_log_start(self, topic_id: str, partition: int, offset: int) -> None:
