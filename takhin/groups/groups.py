@@ -152,7 +152,7 @@ class Groups(Generic[M]):
             live = self._live.get(group_id)
             if live is not None and live.members:
                 count = len(live.members)
-                raise errors.GroupNotEmpty(f"group {group_id!r} has {count} members", group=group_id, members=count)
+                raise errors.GroupNotEmpty(f"group {group_id!r} has {count} members", group_id=group_id, members=count)
             if live is None:
                 live = self._live[group_id] = _Live()
             live.deleting = True
@@ -213,4 +213,4 @@ class Groups(Generic[M]):
 
 
 def _not_found(group_id: str) -> errors.GroupNotFound:
-    return errors.GroupNotFound(f"group {group_id!r} does not exist", group=group_id)
+    return errors.GroupNotFound(f"group {group_id!r} does not exist", group_id=group_id)
