@@ -19,7 +19,7 @@ from takhin.storage.checkpoint import PartitionCheckpoint
 from takhin.storage.files import OpenFiles, default_limit
 from takhin.storage.hints import SLOT_BYTES, FlushedHints
 
-from .storage_tools import QUIET, TOPIC_ID, Store, append, configs, flip, settle, stores, values, wait_until
+from .storage_tools import QUIET, TOPIC_ID, Store, append, flip, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
