@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from takhin._fastlog import RecordSpans
-from tests.unit.storage_tools import NOW, Store, append_batch, configs, wait_until
+from tests.unit.storage_tools import NOW, Store, append_batch, configs, read_all, wait_until
 
 GOLDEN = Path(__file__).parent / "v1"
 #: Files that hold no process id and no time.
@@ -69,10 +69,9 @@ def as_json(records: list[Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    from tests.unit.storage_tools import read_all
-
     target = Path(sys.argv[1])
     write(target)
     opened = store(target).open()
     (target / "records.json").write_text(json.dumps(as_json(read_all(opened.partition())), indent=0) + "\n")
     opened.close()
+    (target / "lock").unlink()
