@@ -40,14 +40,19 @@ def compress(batch: RecordBatch, compression_type: str) -> RecordBatch:
 def decompress(batches: Batches) -> Batches:
     """The same records at the same place, in batches that are not compressed. CRCs are not made anew.
 
-    Raises ``DecompressionFailed``.
+    Ends before a batch that cannot be decompressed. Raises ``DecompressionFailed`` when that is the first.
     """
     data, out, position = batches.tobytes(), [], 0
     while (info := batch_info(data, position)) is not None:
         batch = data[position : position + info.size]
         codec = info.attributes & _MASK
         if codec:
-            batch = batch_with_records(batch, _expand(codec, batch[BATCH_HEADER_BYTES:]))
+            try:
+                batch = batch_with_records(batch, _expand(codec, batch[BATCH_HEADER_BYTES:]))
+            except DecompressionFailed:
+                if not out:
+                    raise
+                break
         out.append(batch)
         position += info.size
     return Batches(b"".join(out), batches.next_offset, batches.end_offset)

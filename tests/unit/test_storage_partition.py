@@ -13,7 +13,7 @@ from takhin.storage.partition import Placed
 from takhin.storage.reader import PartitionReader
 from tests.reference import record_batch as reference
 
-from .storage_tools import NOW, Store, append, configs, frame, read_all, settle, stores, values, wait_until
+from .storage_tools import NOW, Store, append, configs, frame, read_all, read_around, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -283,3 +283,14 @@ def test_a_closed_partition_keeps_its_files_and_can_be_opened_again(make: Make) 
         assert values(store.partition()) == before
     append(store.partition(), b"more")
     assert values(store.partition()) == [*before, (40, b"more")]
+
+
+def test_a_batch_that_cannot_be_decompressed_is_lost_alone(make: Make) -> None:
+    store = make().open()
+    store.close()
+    good = [reference.encode([(None, b"%d" % n, [], NOW)], n) for n in range(5)]
+    # Codec 4 by its attributes, and not a zstd frame; the CRC fits.
+    good[2] = reference.encode([(None, b"2", [], NOW)], 2, attributes=4)
+    store.files(".log")[0].write_bytes(b"".join(good))
+    store.open()
+    assert read_around(store.partition()) == ([0, 1, 3, 4], [(2, 2)])
