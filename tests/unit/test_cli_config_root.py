@@ -31,8 +31,9 @@ def app(monkeypatch):
         config = None
 
     class App:
-        def __init__(self, config):
+        def __init__(self, config, reread):
             Server.config = config
+            assert reread() == config
 
         def run(self):
             if isinstance(Server.outcome, Exception):

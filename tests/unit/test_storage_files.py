@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from takhin._fastlog import crc32c
+from takhin.errors import NewerFormat
 from takhin.storage import checkpoint
 from takhin.storage.checkpoint import PartitionCheckpoint
 from takhin.storage.files import OpenFiles, default_limit
@@ -220,10 +221,17 @@ def test_a_checkpoint_comes_back_and_a_changed_one_does_not(tmp_path: Path) -> N
 
 
 def test_a_checkpoint_of_another_format_is_not_read(tmp_path: Path) -> None:
-    for document in ([2, []], [1], {"format": 1}, "text", [1, [["x"]]]):
+    for document in ([0, []], [1], {"format": 1}, "text", [1, [["x"]]]):
         data = msgspec.msgpack.encode(document)
         (tmp_path / "checkpoint").write_bytes(data + crc32c(data).to_bytes(4, "big"))
         assert checkpoint.read(tmp_path) == {}
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    data = msgspec.msgpack.encode([2, ["what", {"ever": 1}]])
+    (tmp_path / "checkpoint").write_bytes(data + crc32c(data).to_bytes(4, "big"))
+    with pytest.raises(NewerFormat, match="format 2"):
+        checkpoint.read(tmp_path)
 
 
 def test_the_clean_marker_belongs_to_its_checkpoint(tmp_path: Path) -> None:
