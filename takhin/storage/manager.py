@@ -19,7 +19,7 @@ from ..config import LogConfig, TopicConfigs
 from ..errors import DiskFull, TakhinError
 from . import checkpoint, fs, retention
 from .checkpoint import PartitionCheckpoint
-from .environment import DiskFault, Environment
+from .environment import NO_DESCRIPTORS, NO_ROOM, DiskFault, Environment
 from .files import OpenFiles
 from .flusher import Flusher
 from .hints import FlushedHints
@@ -274,21 +274,30 @@ class LogManager:
                 self._add(spec, [segment], 0, 0, Producers(), new=True)
             sync_dir(self.data_dir)
         except OSError as problem:
-            self.remove(made)
-            raise self.environment.write_failed(problem, path) from problem
+            error = self.environment.write_failed(problem, path)
+            try:
+                self.remove(made)
+            except OSError as worse:
+                log.warning(
+                    "directories of partitions that could not be made are left, the next start sets them aside",
+                    extra={"fields": {"partitions": len(made), "error": str(worse)}},
+                )
+            raise error from problem
 
     def remove(self, specs: Iterable[PartitionSpec]) -> None:
         """Remove partitions: readers are told, the files go in the background. Missing ones are passed
         over. Durable when it returns. Raises ``OSError``."""
-        trash = self.data_dir / DELETED_NAME
-        fs.make_dir(trash)
-        moved = False
+        specs = list(specs)
         for spec in specs:
             with self._lock:
                 partition = self._partitions.pop(spec.key, None)
             if partition is not None:
                 partition.mark_deleted()
                 partition.close()
+        trash = self.data_dir / DELETED_NAME
+        fs.make_dir(trash)
+        moved = False
+        for spec in specs:
             directory = self.data_dir / fs.partition_dir(spec.topic, spec.partition)
             if directory.exists():
                 target = fs.free_name(trash, f"{spec.topic_id}-{spec.partition}")
@@ -380,7 +389,13 @@ class LogManager:
                 self._checkpoints[key] = entry
                 self._checkpointed[key] = state
             if changed or not (self.data_dir / checkpoint.CHECKPOINT_NAME).exists():
-                checkpoint.write(self.data_dir, self._checkpoints)
+                try:
+                    checkpoint.write(self.data_dir, self._checkpoints)
+                except OSError as problem:
+                    # The file is no evidence; that it could not be flushed says what the disk is worth.
+                    if problem.errno not in (*NO_ROOM, *NO_DESCRIPTORS):
+                        self.environment.fault.report(problem, checkpoint.CHECKPOINT_NAME)
+                    raise
             return complete
 
     def retain(self) -> None:
