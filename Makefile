@@ -12,6 +12,8 @@ SANITIZE := build/sanitize
 # What `make proto` compares with: the last released tag, else the main branch of origin.
 BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-parse --verify --quiet origin/main)
 TESTS ?=
+# Test processes side by side; each takes whole files.
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -41,7 +43,7 @@ run: $(BUILT)  ## build, then serve ./data on 127.0.0.1:9092 until Ctrl-C
 	exec $(BIN)/takhin serve
 
 test: $(BUILT)  ## all tests; TESTS='tests/unit -k segment' for some
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(TESTS)
 
 crash: $(BUILT)  ## kill a loaded server again and again, check every record; SECONDS=600 SEED=...
 	$(BIN)/python -m tests.crash.driver --seconds $(or $(SECONDS),60) --seed '$(SEED)'
