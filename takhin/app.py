@@ -27,6 +27,8 @@ from .observe.logging import setup as set_up_logging
 from .observe.metrics import build_registry
 from .observe.sdnotify import Notifier, StartReporter, Watchdog
 from .reload import CHANGEABLE, Outcome, Plan, Reader, Reconfigurable, plan, write_outcome
+from .server.dashboard import Dashboard
+from .server.debug import debug_pages
 from .server.grpc_server import GrpcServer
 from .server.http import HttpServer
 from .server.loopback import Loopback
@@ -90,7 +92,11 @@ class App:
         os.set_blocking(self._stop_writer, False)
         self.registry = build_registry(__version__, "local")
         self.engine = engine_factory(config, self.clock, self.registry)
-        self.http = HttpServer(config.http.addr, self.registry, self.causes) if config.http.addr else None
+        self.dashboard = Dashboard(self.engine, config.grpc.addr)
+        self.http: HttpServer | None = None
+        if config.http.addr:
+            debug = debug_pages(lambda: self.config) if config.http.debug else {}
+            self.http = HttpServer(config.http.addr, self.registry, self.causes, self.dashboard.render, debug)
         self.grpc = GrpcServer(config, self.engine, self.clock, self.registry)
 
     @property
@@ -118,6 +124,7 @@ class App:
             self.engine.start()
             self._engine_started = True
             if self.http is not None:
+                self.dashboard.history.start()
                 self.http.start()
             self.grpc.start()
         except BaseException:
@@ -198,6 +205,7 @@ class App:
             finally:
                 if self.http is not None:
                     self.http.stop()
+                    self.dashboard.history.stop()
                 self._state = "stopped"
             if was_running:
                 log.info("stopped")

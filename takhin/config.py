@@ -138,11 +138,15 @@ class GrpcConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Metrics for Prometheus and probes, over plain HTTP."""
+    """Metrics for Prometheus, probes and a page for people, over plain HTTP."""
 
     addr: Annotated[
         str, Meta(description='Where to listen: host:port, ":9464" means all interfaces, "" turns it off.')
     ] = "127.0.0.1:9464"
+    debug: Annotated[
+        bool,
+        Meta(description="Serve /debug/threads, /debug/gc and /debug/config, for looking into a running server."),
+    ] = False
 
 
 class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -148,6 +148,20 @@ class EngineInfo:
     features: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was done since the start, and the disk."""
+
+    records_appended: int = 0
+    bytes_appended: int = 0
+    bytes_read: int = 0
+    flushes: int = 0
+    flush_seconds: float = 0.0
+    #: 0 where there is no disk to speak of.
+    disk_free_bytes: int = 0
+    disk_total_bytes: int = 0
+
+
 class Reader(ABC):
     """One consumer's place in one partition. Used by one thread at a time."""
 
@@ -205,6 +219,10 @@ class Engine(ABC):
 
     @abstractmethod
     def info(self) -> EngineInfo: ...
+
+    def totals(self) -> Totals:
+        """Cheap: read every few seconds."""
+        return Totals()
 
     def progress(self) -> str:
         """How far ``start`` is, for people; callable from any thread while it runs."""

@@ -1,13 +1,14 @@
-"""The part of the local engine that takes changed limits and topic defaults while it runs."""
+"""The part of the local engine for who runs it: progress, totals, and changes while it runs."""
 
 from __future__ import annotations
 
+import os
 import threading
 
 from ..config import LimitsConfig, LogConfig, TopicDefaults, topic_configs
 from ..groups import Groups
 from ..storage.manager import LogManager
-from .base import Engine, GroupMember
+from .base import Engine, GroupMember, Totals
 from .topic import Topic
 
 
@@ -25,6 +26,23 @@ class LocalReload(Engine):
         if manager.expected_partitions == 0:
             return "starting"
         return f"recovering: {len(manager.partitions())} of {manager.expected_partitions} partitions are open"
+
+    def totals(self) -> Totals:
+        done = self._manager.environment.counters
+        try:
+            disk = os.statvfs(self._manager.data_dir)
+            free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        except OSError:
+            free = total = 0
+        return Totals(
+            done.records_appended,
+            done.bytes_appended,
+            done.bytes_read,
+            done.flushes,
+            done.flush_seconds,
+            free,
+            total,
+        )
 
     def reconfigure(self, topics: TopicDefaults, limits: LimitsConfig) -> None:
         """In force when it returns. Nothing that is there is taken away: a limit below what is in use refuses

@@ -1,4 +1,4 @@
-"""Metrics and probes over plain HTTP: /metrics, /livez, /readyz, /version."""
+"""Metrics, probes and a page for people, over plain HTTP: /, /metrics, /livez, /readyz, /version, /debug/..."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from .. import __version__, address
 from ..errors import AddressInUse
 from ..observe.logging import incident
+from .debug import Pages
 from .timers import Timers
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ REQUEST_SECONDS = 10.0
 #: Requests at once; more wait to be accepted.
 MAX_REQUESTS = 32
 
+#: From the query of the URL, the page for people and its content security policy.
+Page = Callable[[str], tuple[bytes, str]]
 #: Why the server is not ready; empty when it is.
 Causes = Callable[[], list[str]]
 
@@ -39,15 +43,21 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"  # one request a connection: none stays open
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        answer = {
+        path, _, query = self.path.partition("?")
+        debug = self.server.debug
+        answers: dict[str, Callable[[], None]] = {
+            "/": partial(self._page, query),
             "/metrics": self._metrics,
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/version": self._version,
-        }.get(path)
-        if answer is None:
-            self._send(HTTPStatus.NOT_FOUND, b"there are: /metrics /livez /readyz /version\n")
+        }
+        answer = answers.get(path)
+        if path in debug:
+            answer = partial(self._debug, debug[path])
+        if answer is None or (path == "/" and self.server.page is None):
+            there = " ".join(["/metrics /livez /readyz /version", *debug])
+            self._send(HTTPStatus.NOT_FOUND, f"there are: {there}\n".encode())
             return
         try:
             answer()
@@ -77,11 +87,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _version(self) -> None:
         self._send(HTTPStatus.OK, json.dumps({"version": __version__}).encode() + b"\n", "application/json")
 
-    def _send(self, code: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+    def _page(self, query: str) -> None:
+        assert self.server.page is not None
+        body, policy = self.server.page(query)
+        extra = {
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
+        self._send(HTTPStatus.OK, body, "text/html; charset=utf-8", extra)
+
+    def _debug(self, page: Callable[[], str]) -> None:
+        self._send(HTTPStatus.OK, page().encode())
+
+    def _send(
+        self,
+        code: HTTPStatus,
+        body: bytes,
+        content_type: str = "text/plain; charset=utf-8",
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
         self.send_response(code)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        for name, value in (extra or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -102,6 +133,8 @@ class _Server(ThreadingHTTPServer):
         self.address_family = family
         self.registry = registry
         self.causes = causes
+        self.page: Page | None = None
+        self.debug: Pages = {}
         self.timers = Timers()
         self._room = threading.BoundedSemaphore(MAX_REQUESTS)
         super().__init__((where.host or "::", where.port), _Handler)
@@ -139,7 +172,16 @@ def _cut(request: socket.socket) -> None:
 class HttpServer:
     """Asleep until somebody asks."""
 
-    def __init__(self, addr: str, registry: CollectorRegistry, causes: Causes) -> None:
+    def __init__(
+        self,
+        addr: str,
+        registry: CollectorRegistry,
+        causes: Causes,
+        page: Page | None = None,
+        debug: Pages | None = None,
+    ) -> None:
+        self._page = page
+        self._debug = debug or {}
         self._addr = addr
         self._registry = registry
         self._causes = causes
@@ -157,6 +199,7 @@ class HttpServer:
             reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
             raise AddressInUse(f"cannot listen on {where} (http.addr): {reason}") from None
         self.port = self._server.server_address[1]
+        self._server.page, self._server.debug = self._page, self._debug
         self._server.timers.start()
         self._thread = threading.Thread(target=self._serve, args=(self._server,), name="takhin-http", daemon=True)
         self._thread.start()

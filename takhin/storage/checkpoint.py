@@ -70,8 +70,8 @@ def read(data_dir: Path) -> dict[Key, PartitionCheckpoint]:
         found = msgspec.msgpack.decode(data[:-4], type=_Head).format
         if found > _FORMAT:
             raise NewerFormat(
-                f"{data_dir / CHECKPOINT_NAME} has format {found}, written by a newer version of this program; this one "
-                f"knows formats up to {_FORMAT}. Start the newer version. Nothing was changed."
+                f"{data_dir / CHECKPOINT_NAME} has format {found}, written by a newer version of this program; this "
+                f"one knows formats up to {_FORMAT}. Start the newer version. Nothing was changed."
             )
         document = msgspec.msgpack.decode(data[:-4], type=_Document)
         if document.format != _FORMAT:

@@ -32,6 +32,7 @@ def app(monkeypatch):
 
     class App:
         def __init__(self, config, reread):
+            assert reread() == config
             Server.config = config
             assert reread() == config
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from takhin.app import App
 from takhin.cli.main import cli
-from takhin.config import Config, GrpcConfig, HttpConfig, LimitsConfig, LoggingConfig, LogConfig, MemoryConfig
+from takhin.config import Config, GrpcConfig, HttpConfig, LimitsConfig, LogConfig, LoggingConfig, MemoryConfig
 from takhin.config_file import load
 from takhin.errors import ConfigError, NewerFormat
 from takhin.reload import plan
