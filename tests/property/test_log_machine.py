@@ -16,6 +16,7 @@ from takhin import errors
 from takhin._fastlog import RecordSpans
 from takhin.clock import ManualClock
 from takhin.storage import retention
+from takhin.storage.flusher import IDLE
 from takhin.storage.reader import find_time
 from tests.reference.log_model import Content, LogModel
 from tests.unit.storage_tools import (
@@ -27,6 +28,7 @@ from tests.unit.storage_tools import (
     flip,
     read_all,
     settle,
+    wait_until,
 )
 
 contents = st.lists(
@@ -145,12 +147,14 @@ class LogMachine(RuleBasedStateMachine):
         kept, partition.configs = partition.configs, msgspec.structs.replace(partition.configs, **changes)
         retention.retain(partition)
         partition.configs = kept
+        settle_now(self.store)
         assert self.model.log_start_offset <= partition.log_start_offset <= self.model.log_end_offset
         self.model.log_start_offset = partition.log_start_offset
 
     @rule()
     def roll(self) -> None:
         self.store.partition().roll()
+        settle_now(self.store)
 
     @rule()
     def checkpoint(self) -> None:
@@ -238,11 +242,12 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def settle_now(store: Store) -> None:
-    """Flush, without waiting for the linger."""
+    """Flush, without waiting for the linger; and until sealed segments have their files, so that each run is alike."""
     partition = store.partition()
     with partition._lock:
         partition.environment.flusher.request(partition, urgent=True)
     settle(partition)
+    wait_until(lambda: partition.flush_state == IDLE)
 
 
 TestLogMachine = LogMachine.TestCase

@@ -171,6 +171,17 @@ def test_segments_that_were_rolled_are_flushed_with_the_new_one(make: Make, monk
     assert str(store.directory()) in synced
 
 
+def test_a_new_segment_is_flushed_however_little_is_in_it(make: Make) -> None:
+    partition = make().open().partition()
+    append(partition, bytes(5000))
+    partition.roll()
+    settle(partition)
+    gate = Gate(partition)
+    gate.open.set()
+    append(partition, b"little")
+    assert gate.flushes == 1
+
+
 # -- a flush that fails ----------------------------------------------------------------------
 
 
