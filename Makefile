@@ -89,7 +89,7 @@ folder sbom: binary
 deb: binary  ## dist/takhin_VERSION_ARCH.deb
 	$(PYTHON) packaging/debian/package.py
 
-test-packaging: $(BUILT)  ## the executable, the unit and the package; as root also under a real systemd
+test-packaging: deb $(BUILT)  ## the executable, the unit and the package; as root also under a real systemd
 	TAKHIN_PACKAGING=1 $(BIN)/python -m pytest --timeout=900 $(or $(TESTS),tests/packaging)
 
 clean:  ## remove everything built, not ./data
