@@ -42,7 +42,8 @@ def decompress(batches: Batches) -> Batches:
 
     Ends before a batch that cannot be decompressed. Raises ``DecompressionFailed`` when that is the first.
     """
-    data, out, position = batches.tobytes(), [], 0
+    data, position = batches.tobytes(), 0
+    out: list[bytes] = []
     while (info := batch_info(data, position)) is not None:
         batch = data[position : position + info.size]
         codec = info.attributes & _MASK

@@ -340,9 +340,7 @@ class Segment:
 
     def _resume(self, file: SegmentFile, position: int, stop: int, expected: int, stop_offset: int) -> tuple[int, int]:
         """(position, offset) of the first good batch behind the one at ``position``, as ``look_behind`` says."""
-        found = self._by_lengths(file, position, stop, expected)
-        if found is not None:
-            return found
+        found: tuple[int, int] | None = None
         last = min(stop_offset - 1, self.base_offset + _MAX_OFFSETS)
         head = file.head(position, self.size)
         if head is not None:
@@ -351,6 +349,8 @@ class Segment:
             if info is not None and info.position <= stop and expected < info.base_offset <= last + 1:
                 return info.position, info.base_offset
             following = expected + head.last_offset - head.base_offset + 1
+            if following == stop_offset:
+                return stop, stop_offset
             if expected < following <= last:
                 found = self._search(file, position + 1, stop, following, following, stop_offset)
         return found or self._search(file, position + 1, stop, expected, last, stop_offset) or (stop, stop_offset)

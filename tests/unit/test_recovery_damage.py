@@ -236,8 +236,11 @@ def embedded(base_offset: int, count: int = 1) -> bytes:
 
 @pytest.mark.parametrize("indexed", [True, False])
 @pytest.mark.parametrize("restart", [True, False])
-@pytest.mark.parametrize("place", [8, 11, 17, 22, 26, 35, 60, 65])
-def test_a_batch_within_a_damaged_batch_is_never_served(make: Make, place: int, restart: bool, indexed: bool) -> None:
+@pytest.mark.parametrize("place", [7, 8, 11, 16, 17, 22, 26, 35, 60, 65])
+@pytest.mark.parametrize("following", ["good", "damaged too"])
+def test_a_batch_within_a_damaged_batch_is_never_served(
+    make: Make, following: str, place: int, restart: bool, indexed: bool
+) -> None:
     store = make(configs=configs(index_interval_bytes=0 if indexed else 1 << 20)).open()
     partition = store.partition()
     append(partition, b"before")
@@ -250,10 +253,12 @@ def test_a_batch_within_a_damaged_batch_is_never_served(make: Make, place: int, 
     if restart:
         store.close()
     flip(path, batches[1].position + place, 0x40 if place != 11 else 0x02)
-    flip(path, batches[2].position + 65)
+    if following == "damaged too":
+        flip(path, batches[2].position + 65)
     if restart:
         store.open()
-    assert read_around(store.partition()) == ([0, 6], [(1, 5)])
+    expected = ([0, 6], [(1, 5)]) if following == "damaged too" else ([0, 4, 5, 6], [(1, 3)])
+    assert read_around(store.partition()) == expected
     assert values(store.partition(), 6) == [(6, b"after")]
 
 
@@ -343,6 +348,24 @@ def test_a_file_that_vanishes_while_the_server_runs_is_a_loss_of_its_records_onl
         segment.let_go()
     path.unlink()
     assert read_around(partition) == all_but(batches[0].base_offset, batches[-1].last_offset, end)
+
+
+def test_a_loss_is_told_up_to_what_may_be_read(make: Make) -> None:
+    store = make().open()
+    partition = store.partition()
+    for n in range(3):
+        append(partition, b"%d" % n)
+    partition.flush_state = 99  # as if no flush ever came
+    for n in range(3, 6):
+        partition.append(frame(b"%d" % n), None)
+    path, batches = batches_of(store, 0)
+    for batch in batches[2:4]:
+        flip(path, batch.position + 65)
+    assert read_around(partition) == all_but(2, 2, 3), "offset 3 is damaged too, and nobody's business yet"
+    partition.flush_state = 0
+    partition.flush()
+    assert read_around(partition, 4) == ([4, 5], [])
+    assert read_around(partition) == all_but(2, 3, 6)
 
 
 def test_a_search_by_time_says_when_it_meets_damage(make: Make) -> None:

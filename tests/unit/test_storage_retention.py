@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from takhin import errors
@@ -13,7 +14,7 @@ from takhin.storage import retention
 from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
 
-from .storage_tools import NOW, Store, append, configs, frame, settle, stores, values, wait_until
+from .storage_tools import NOW, QUIET, Store, append, configs, frame, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -156,6 +157,20 @@ def test_size_keeps_at_least_what_it_says_and_never_the_active_segment(make: Mak
     retention.retain(partition)
     assert partition.size_bytes() == size
     assert values(partition) == [(6, b"v" * 100)]
+
+
+def test_a_segment_that_is_not_flushed_keeps_its_file_although_consumers_may_see_it(make: Make) -> None:
+    log = msgspec.structs.replace(QUIET, flush="interval", flush_interval_ms=60_000)
+    store = make(configs=configs(retention_bytes=0), log=log).open()
+    partition = store.partition()
+    partition.append(frame(b"a"), None)
+    with partition._lock:
+        partition._roll()
+    partition.append(frame(b"b"), None)
+    assert retention.retain(partition) == 0
+    assert (partition.log_start_offset, bases(store)) == (1, [0, 1])
+    partition.flush()
+    assert retention.retain(partition) == 1
 
 
 def test_what_is_not_flushed_is_not_removed(make: Make) -> None:
