@@ -380,3 +380,55 @@ def test_a_search_by_time_says_when_it_meets_damage(make: Make) -> None:
         find_time(partition, NOW + 2)
     with pytest.raises(DataLoss):
         find_time(partition, NOW + 4)
+
+
+# -- more than one thing at once -------------------------------------------------------------
+
+
+def test_a_file_that_went_back_to_an_older_state_does_not_give_offsets_again(make: Make) -> None:
+    store = make().open()
+    for n in range(3):
+        append(store.partition(), b"%d" % n)
+    assert store.manager is not None
+    store.manager.write_checkpoint()
+    older = store.files(".log")[0].read_bytes()
+    for n in range(3, 5):
+        append(store.partition(), b"%d" % n)
+    copy = killed(make, store)
+    copy.files(".log")[0].write_bytes(older)
+    copy.open()
+    assert read_around(copy.partition()) == all_but(3, 4, 5)
+    assert append(copy.partition(), b"next").base_offset == 5
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_flipped_base_offset_at_the_beginning_of_a_segment_costs_one_batch(make: Make, checkpoint: bool) -> None:
+    origin = make("origin", configs=SMALL).open()
+    fill(origin)
+    if checkpoint:
+        assert origin.manager is not None
+        origin.manager.write_checkpoint()
+    end = origin.partition().log_end_offset
+    for which in range(len(origin.files(".log"))):
+        for at in (7, 1):
+            store = killed(make, origin)
+            path, batches = batches_of(store, which)
+            flip(path, at, 1)
+            store.open()
+            assert read_around(store.partition()) == all_but(batches[0].base_offset, batches[0].last_offset, end)
+            assert store.quarantine() == {}
+            store.close()
+
+
+def test_a_foreign_file_in_the_place_of_a_missing_one_does_no_harm_to_those_behind(make: Make) -> None:
+    origin = make("origin", configs=SMALL).open()
+    fill(origin)
+    end = origin.partition().log_end_offset
+    store = killed(make, origin)
+    path, batches = batches_of(store, 1)
+    path.unlink()
+    foreign = reference.encode([(None, b"x", [], NOW)], 7777)
+    (store.directory() / f"{batches[2].base_offset:020d}.log").write_bytes(foreign)
+    store.open()
+    assert read_around(store.partition()) == all_but(batches[0].base_offset, batches[-1].last_offset, end)
+    assert list(store.quarantine().values()) == [foreign]
