@@ -77,7 +77,10 @@ class LogManager:
         self._checkpoints: dict[tuple[str, int], PartitionCheckpoint] = {}
         #: (log end offset, first segment, segments) of each partition at its last checkpoint.
         self._checkpointed: dict[tuple[str, int], tuple[int, int, int]] = {}
+        #: Guards the two above; held for moments.
         self._checkpoint_lock = threading.Lock()
+        #: Held by who writes the checkpoint, also while a partition is being flushed for it.
+        self._checkpoint_writer = threading.Lock()
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
         self.scrubber = Scrubber(self.partitions, config.scrub_bytes_per_second, config.scrub_interval_ms)
@@ -368,7 +371,7 @@ class LogManager:
         """Whether all of them are in the checkpoint, in their state of now."""
         if self.environment.fault.reason:
             return False
-        with self._checkpoint_lock:
+        with self._checkpoint_writer:
             changed, complete = False, True
             for partition in partitions:
                 key = (partition.topic_id, partition.partition)
@@ -385,12 +388,16 @@ class LogManager:
                 if entry is None:
                     complete = False
                     continue
-                changed = changed or self._checkpoints.get(key) != entry
-                self._checkpoints[key] = entry
-                self._checkpointed[key] = state
+                with self._checkpoint_lock:
+                    if not partition.deleted:
+                        changed = changed or self._checkpoints.get(key) != entry
+                        self._checkpoints[key] = entry
+                        self._checkpointed[key] = state
             if changed or not (self.data_dir / checkpoint.CHECKPOINT_NAME).exists():
+                with self._checkpoint_lock:
+                    entries = dict(self._checkpoints)
                 try:
-                    checkpoint.write(self.data_dir, self._checkpoints)
+                    checkpoint.write(self.data_dir, entries)
                 except OSError as problem:
                     # The file is no evidence; that it could not be flushed says what the disk is worth.
                     if problem.errno not in (*NO_ROOM, *NO_DESCRIPTORS):
