@@ -64,8 +64,10 @@ def open_engine(directory: Path, start: bool = True, **log: Any) -> LocalEngine:
 
 
 class EngineBackend:
-    def __init__(self, engine: LocalEngine) -> None:
+    def __init__(self, engine: LocalEngine, give_up_s: float = 0) -> None:
+        """``give_up_s``: after so long a produce call is given up with ``Timeout``, as a server does it."""
         self.engine = engine
+        self.give_up_s = give_up_s
 
     def create_topic(self, name: str, partitions: int, configs: dict[str, str]) -> None:
         self.engine.create_topic(name, partitions, 0, configs)
@@ -99,7 +101,9 @@ class EngineBackend:
         self.engine.append(topic, partition, spans, acks, ProducerStamp(*stamp) if stamp else None, callback)
 
         def wait() -> tuple[int, int]:
-            assert done.wait(PATIENCE_S), "produce never came back"
+            if not done.wait(self.give_up_s or PATIENCE_S):
+                assert self.give_up_s, "produce never came back"
+                raise errors.Timeout("no answer in time")
             (outcome,) = outcomes
             if isinstance(outcome, errors.TakhinError):
                 raise outcome

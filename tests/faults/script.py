@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 from takhin.engine.local import LocalEngine
 
 from .backend import EngineBackend
-from .session import Session
+from .session import UNKNOWN, Session
 from .trace import Marks
 
 Step = tuple[str, Callable[[], object]]
 
 
-def script(engine: LocalEngine, marks: Marks, life: str = "a") -> Iterator[Step]:
-    """Steps by name, to be taken in order."""
-    session = Session(EngineBackend(engine), marks, life)
+def script(engine: LocalEngine, marks: Marks, life: str = "a", give_up_s: float = 0) -> Iterator[Step]:
+    """Steps by name, to be taken in order. ``life`` is part of the names of topics and producers."""
+    session = Session(EngineBackend(engine, give_up_s), marks, life)
+    n, d = life + "n", life + "d"
     session.marks_sends = True
     house = engine._manager
     stamp = (0, 0)
@@ -28,28 +30,39 @@ def script(engine: LocalEngine, marks: Marks, life: str = "a") -> Iterator[Step]
 
     def idempotent(count: int, acks: int) -> None:
         nonlocal sequence
-        session.produce("p", "n", 1, acks, count, 30, (*stamp, sequence))
-        sequence += count
+        first = sequence
+        try:
+            session.produce("p", n, 1, acks, count, 30, (*stamp, first))
+        except UNKNOWN:
+            sequence = first + count  # these may be in the log: others get other sequences
+            raise
+        sequence = first + count
 
-    yield "create", lambda: session.create("n", 2)
-    yield "produce", lambda: session.produce("x", "n", 0, -1)
-    yield "produce", lambda: session.produce("x", "n", 0, 1, 2, 330)
-    yield "produce", lambda: session.produce("x", "n", 0, -1, 5)
-    yield "roll", lambda: session.produce("x", "n", 0, -1, 1, 300)
+    def checkpoint() -> None:
+        # In a thread of its own, as in life: it waits until everything is flushed.
+        thread = threading.Thread(target=house._safely, args=("checkpoint", house.write_checkpoint), daemon=True)
+        thread.start()
+        thread.join(2)
+
+    yield "create", lambda: session.create(n, 2)
+    yield "produce", lambda: session.produce("x", n, 0, -1)
+    yield "produce", lambda: session.produce("x", n, 0, 1, 2, 330)
+    yield "produce", lambda: session.produce("x", n, 0, -1, 5)
+    yield "roll", lambda: session.produce("x", n, 0, -1, 1, 300)
     yield "producer", new_producer
     yield "produce", lambda: idempotent(2, -1)
-    yield "commit", lambda: session.commit("n", 0, 3)
-    yield "checkpoint", lambda: house._safely("checkpoint", house.write_checkpoint)
+    yield "commit", lambda: session.commit(n, 0, 3)
+    yield "checkpoint", checkpoint
     yield "produce", lambda: idempotent(1, 1)
-    yield "roll", lambda: session.produce("x", "n", 0, 1, 1, 600)
-    yield "produce", lambda: session.produce("x", "n", 0, -1, 1, 500)
-    yield "read", lambda: session.see("n", 0)
-    yield "trim", lambda: session.trim("n", 0, min(9, session.backend.watermarks("n", 0)[1]))
+    yield "roll", lambda: session.produce("x", n, 0, 1, 1, 600)
+    yield "produce", lambda: session.produce("x", n, 0, -1, 1, 500)
+    yield "read", lambda: session.see(n, 0)
+    yield "trim", lambda: session.trim(n, 0, min(9, session.backend.watermarks(n, 0)[1]))
     yield "retain", lambda: house._safely("retention", house.retain)
-    yield "create", lambda: session.create("d", 1)
-    yield "produce", lambda: session.produce("x", "d", 0, -1)
-    yield "delete", lambda: session.delete("d")
+    yield "create", lambda: session.create(d, 1)
+    yield "produce", lambda: session.produce("x", d, 0, -1)
+    yield "delete", lambda: session.delete(d)
     yield "produce", lambda: idempotent(1, -1)
-    yield "produce", lambda: session.produce("x", "n", 0, -1, 2)
-    yield "read", lambda: session.see("n", 1)
-    yield "checkpoint", lambda: house._safely("checkpoint", house.write_checkpoint)
+    yield "produce", lambda: session.produce("x", n, 0, -1, 2)
+    yield "read", lambda: session.see(n, 1)
+    yield "checkpoint", checkpoint

@@ -18,6 +18,8 @@ from typing import Any
 from .shim import REPOSITORY
 
 #: Where directories of failed states are kept.
+#: How many failures are shown and kept.
+SHOWN = int(os.environ.get("TAKHIN_SHOWN", "5"))
 FAILURES = REPOSITORY / "build" / "faults" / "failures"
 
 
@@ -45,12 +47,12 @@ class Found:
             return
         place = FAILURES / what
         shutil.rmtree(place, ignore_errors=True)
-        for number, failure in enumerate(self.failures[:5]):
+        for number, failure in enumerate(self.failures[:SHOWN]):
             if "kept" in failure:
                 kept = place / str(number)
                 shutil.copytree(failure["kept"], kept)
                 failure["kept"] = str(kept)
-        shown = "\n".join(json.dumps(failure) for failure in self.failures[:5])
+        shown = "\n".join(json.dumps(failure) for failure in self.failures[:SHOWN])
         raise AssertionError(f"{len(self.failures)} failures in {what} ({self}); the first:\n{shown}")
 
 
@@ -73,8 +75,8 @@ def run_shards(
         processes.append(
             subprocess.Popen(
                 command,
-                cwd=REPOSITORY,
-                env=dict(environment or os.environ),
+                cwd=scratch,  # not the repository: PYTHONPATH says which build is imported
+                env=dict(environment or {**os.environ, "PYTHONPATH": str(REPOSITORY)}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
