@@ -17,7 +17,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test crash lint type bench proto sanitize binary folder sbom deb test-packaging clean
+.PHONY: help build run test crash lint type bench bench-quick bench-peers proto sanitize binary folder sbom deb test-packaging clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,9 +57,16 @@ lint: $(BUILT)  ## ruff, the import rules, buf
 type: $(BUILT)  ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(BUILT)  ## the benchmarks of the kernels; results in bench/results/
+bench: $(BUILT)  ## all benchmarks, a quarter of an hour; results in bench/results/ (the client needs Go)
 	mkdir -p bench/results
 	$(BIN)/python -m pytest -o addopts= -q --import-mode=importlib bench/micro --benchmark-json=bench/results/micro.json
+	$(BIN)/python -m bench.system
+
+bench-quick: $(BUILT)  ## the server against the bare transport, two short pairs of each row
+	$(BIN)/python -m bench.system --quick
+
+bench-peers: $(BUILT)  ## the same work on NATS, Redis and Kafka, where they are installed
+	$(BIN)/python -m bench.peers
 
 proto: $(BUILT)  ## generate the protobuf code, lint the API, look for breaking changes
 	$(BIN)/python setup.py -q build_ext --inplace

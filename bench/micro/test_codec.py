@@ -11,13 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from takhin import _fastlog, _wire
 from takhin.v1 import takhin_pb2 as pb
 
-SHAPES = [(1, 100), (100, 100), (1000, 1000)]
-NOW_MS = 1_700_000_000_000
-
-
-def request_bytes(count: int, size: int) -> bytes:
-    records = [pb.Record(key=b"key-%d" % n, value=b"v" * size) for n in range(count)]
-    return pb.ProduceBatchRequest(topic="topic", partition=0, records=records).SerializeToString()
+from .shapes import NOW_MS, SHAPES, request_bytes
 
 
 @pytest.mark.parametrize(("count", "size"), SHAPES)
@@ -45,3 +39,15 @@ def test_google_protobuf_decodes_the_same_request(benchmark: BenchmarkFixture, c
     data = request_bytes(count, size)
     decoded = benchmark(pb.ProduceBatchRequest.FromString, data)
     assert len(decoded.records) == count
+
+
+def test_encode_produce_batch_response(benchmark: BenchmarkFixture) -> None:
+    message = benchmark(_wire.encode_produce_batch_response, "topic", 3, 1_000_000, 1_000_255, NOW_MS, 7, 1_000_000)
+    assert pb.ProduceBatchResponse.FromString(message).last_offset == 1_000_255
+
+
+def test_decode_consume(benchmark: BenchmarkFixture) -> None:
+    data = pb.ConsumeMessagesRequest(
+        topic="topic", partition=3, offset=1_000_000, max_bytes=1 << 20
+    ).SerializeToString()
+    assert benchmark(_wire.decode_consume, data).offset == 1_000_000

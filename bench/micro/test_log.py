@@ -9,8 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from takhin import _fastlog, _segment
 
-SHAPES = [(1, 100), (100, 100), (1000, 1000)]
-NOW_MS = 1_700_000_000_000
+from .shapes import NOW_MS, SHAPES
 
 
 def spans(count: int, size: int) -> _fastlog.RecordSpans:
@@ -24,8 +23,9 @@ def test_frame_a_batch(benchmark: BenchmarkFixture, count: int, size: int) -> No
 
 
 @pytest.mark.parametrize("table", [False, True], ids=["hardware", "table"])
-def test_crc32c_of_a_mebibyte(benchmark: BenchmarkFixture, table: bool) -> None:
-    data = bytes(range(256)) * 4096
+@pytest.mark.parametrize("size", [64, 1024, 65536, 1 << 20])
+def test_crc32c(benchmark: BenchmarkFixture, size: int, table: bool) -> None:
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
     assert benchmark(_fastlog.crc32c, data, 0, table) == _fastlog.crc32c(data, 0, not table)
 
 

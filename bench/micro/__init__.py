@@ -1,0 +1,1 @@
+"""Each kernel alone: ``make bench-micro``."""
