@@ -148,7 +148,8 @@ def main() -> None:
         add_control(root, arguments.version, architecture)
         for path in [root, *root.rglob("*")]:
             os.utime(path, (int(source_date_epoch()),) * 2, follow_symlinks=False)
-        run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, target, env=environment())
+        run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, Path(folder) / "deb", env=environment())
+        (Path(folder) / "deb").replace(target)
     print(f"deb: {target}: {target.stat().st_size / 1e6:.1f} MB", flush=True)
 
 

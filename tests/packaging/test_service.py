@@ -47,7 +47,7 @@ def drop_in(machine: Machine, text: str) -> None:
 
 def end_offset(machine: Machine, topic: str) -> int:
     described = machine.run("takhin", "topic", "describe", topic, "--json")
-    return int(re.search(r'"(?:log_end_offset|high_watermark)": (\d+)', described)[1])  # type: ignore[index]
+    return int(re.search(r'"end_offset": (\d+)', described)[1])  # type: ignore[index]
 
 
 def configure(machine: Machine, text: str) -> None:
