@@ -173,13 +173,21 @@ def test_a_damaged_slot_counts_as_missing_and_is_used_again(tmp_path: Path) -> N
         assert again.open() == {(topic(n), 0): n for n in (0, 2, 3)}, at
         again.close()
         flip(tmp_path / "h", at)
+    flip(tmp_path / "h", SLOT_BYTES)
+    size = (tmp_path / "h").stat().st_size
+    again = FlushedHints(tmp_path / "h")
+    again.open()
+    for n in range(4, size // SLOT_BYTES + 1):
+        again.write(topic(n), 0, n)
+    again.close()
+    assert (tmp_path / "h").stat().st_size == size, "used again"
     os.truncate(tmp_path / "h", 2 * SLOT_BYTES + 5)
     again = FlushedHints(tmp_path / "h")
-    assert again.open() == {(topic(n), 0): n for n in (0, 1)}
-    again.write(topic(9), 0, 9)
+    (first, second) = again.open().items()
+    again.write(topic(999), 0, 9)
     again.close()
     again = FlushedHints(tmp_path / "h")
-    assert again.open() == {(topic(n), 0): n for n in (0, 1, 9)}
+    assert again.open() == dict([first, second, ((topic(999), 0), 9)])
     again.close()
 
 

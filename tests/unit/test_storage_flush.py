@@ -140,6 +140,36 @@ def test_a_stop_does_not_wait_for_the_interval_and_loses_nothing(make: Make, mod
     assert values(store.partition()) == [(0, b"0")]
 
 
+def test_a_stop_takes_no_more_records_and_answers_all_that_were_taken(make: Make) -> None:
+    store = make().open()
+    partition = store.partition()
+    gate = Gate(partition)
+    told: list[Any] = []
+    partition.append(frame(b"taken"), told.append)
+    assert gate.entered.acquire(timeout=20)
+    stop = threading.Thread(target=store.close)
+    stop.start()
+
+    def refused() -> bool:
+        try:
+            partition.append(frame(b"late"), told.append)
+        except errors.Unavailable:
+            return True
+        return False
+
+    wait_until(refused)
+    gate.open.set()
+    stop.join(20)
+    assert not stop.is_alive()
+    assert told
+    assert all(isinstance(outcome, Placed) for outcome in told)
+    with pytest.raises(errors.Unavailable):
+        partition.append(frame(b"later still"), None)
+    assert (store.path / "clean-shutdown").exists()
+    store.open()
+    assert len(values(store.partition())) == len(told)
+
+
 def test_partitions_flush_side_by_side(make: Make) -> None:
     store = make(partitions=3).open()
     gates = [Gate(store.partition(n)) for n in range(3)]
