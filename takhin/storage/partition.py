@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from .._fastlog import RecordBatch
 from .._os import sync_dir
@@ -32,7 +32,7 @@ from .checkpoint import PartitionCheckpoint
 from .environment import NO_DESCRIPTORS, Environment
 from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN
 from .producers import Producers, ProducerState
-from .segment import IndexSummary, Segment
+from .segment import UNKNOWN_TIMESTAMP, IndexSummary, Segment
 from .waiters import DurableDone, Placed, Waiters, Wake
 
 log = logging.getLogger(__name__)
@@ -455,6 +455,8 @@ class Partition:
                 self.environment.flusher.request(self, urgent=True)
             else:
                 durable.set()
+        if active.blind:
+            summary = replace(summary, max_timestamp=UNKNOWN_TIMESTAMP)
         if not durable.wait(30) or self.flushed_offset < next_offset:
             return None
         return PartitionCheckpoint(

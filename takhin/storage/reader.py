@@ -174,19 +174,26 @@ class PartitionReader:
 def find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
     """(offset, timestamp) of the earliest readable record at or after ``timestamp`` (ms), or None.
 
-    Raises ``DataLoss``, ``DescriptorsExhausted``.
+    Raises ``DataLoss`` (the record may be one of those that cannot be read), ``DescriptorsExhausted``.
     """
+    expected = partition.log_start_offset
     for segment in partition.segments:
         reader = PartitionReader(partition, partition.log_start_offset)
+        if segment.base_offset > max(expected, partition.log_start_offset):
+            raise reader._loss(expected, segment.base_offset, "its segment is missing or cut")
         try:
-            if segment.largest_timestamp() < timestamp:
-                continue
-            start = max(segment.locate_time(timestamp), partition.log_start_offset)
+            passed_over = segment.largest_timestamp() < timestamp and not segment.blind
+            start = 0 if passed_over or segment.blind else segment.locate_time(timestamp)
         except FileNotFoundError:
+            if segment in partition.segments:
+                raise reader._loss(segment.base_offset, partition.high_watermark, "its file is missing") from None
             continue  # retention was faster
         except OSError as problem:
             raise reader._read_failed(problem, partition.high_watermark) from problem
-        reader.advance(start)
+        expected = max(segment.next_offset, segment.base_offset, expected)
+        if passed_over:
+            continue
+        reader.advance(max(start, segment.base_offset, partition.log_start_offset))
         while reader.next_offset < partition.high_watermark:
             batches = reader.read(1 << 20)
             if batches is None:
@@ -195,4 +202,8 @@ def find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
             if found is not None:
                 return found
             reader.advance(max(batches.next_offset, reader.next_offset + 1))
+    if expected < partition.high_watermark:
+        raise PartitionReader(partition, expected)._loss(
+            expected, partition.high_watermark, "its segment is missing or cut"
+        )
     return None

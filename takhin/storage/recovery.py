@@ -221,9 +221,11 @@ class Recovery:
         self.result.producers.replay(found)
         segment.next_offset = expected
         segment.adopt_index(index)
+        segment.blind = bool(segment.damages)
         if not last and not torn:
             index.seal()
-            segment.write_seal(index, expected)
+            if not segment.blind:
+                segment.write_seal(index, expected)
         if size:
             head = file.head(0, size)
             segment.first_append_ms = min(

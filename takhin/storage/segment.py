@@ -28,6 +28,9 @@ _CRC = struct.Struct(">I")
 
 #: Relative offsets have 31 bits, so no batch of a segment begins further behind its base offset.
 _MAX_OFFSETS = 1 << 31
+#: As the largest timestamp of an index summary: it is not known, so the index must be made anew.
+UNKNOWN_TIMESTAMP = -2
+
 #: How much is searched at once for the first good batch behind damage.
 _WINDOW_BYTES = 4 << 20
 
@@ -62,6 +65,7 @@ class Segment:
     __slots__ = (
         "_index",
         "base_offset",
+        "blind",
         "damages",
         "directory",
         "files",
@@ -95,6 +99,8 @@ class Segment:
         #: What is known of the index files of a segment that is still written to.
         self.summary: IndexSummary | None = None
         self.damages: list[Damage] = []
+        #: The index was made from a log that was damaged already: of damaged records it knows no timestamp.
+        self.blind = False
         self.open_file: SegmentFile | None = None
         self.recently_used = False
         self.pinned = False
@@ -169,6 +175,8 @@ class Segment:
 
     def load_index_files(self, index: SegmentIndex, summary: IndexSummary, limit: int) -> bool:
         """Fill ``index`` from the files, for the first ``limit`` bytes of the log. False: not to be believed."""
+        if summary.max_timestamp == UNKNOWN_TIMESTAMP:
+            return False
         offsets = self._read_small(fs.INDEX_SUFFIX, summary.offset_count * 8)
         times = self._read_small(fs.TIME_INDEX_SUFFIX, summary.time_count * 12)
         if crc32c(offsets) != summary.offset_crc or crc32c(times) != summary.time_crc:
@@ -197,9 +205,12 @@ class Segment:
             if damage.end_offset == MAX_OFFSET:
                 break
             position, expected = damage.resume_position, damage.end_offset
+        self.blind = bool(self.damages)
         if self.sealed:
+            self.next_offset = expected
             index.seal()
-            self.write_seal(index, expected)
+            if not self.blind:  # whoever reads the seal would believe that it knows all timestamps
+                self.write_seal(index, expected)
         else:
             self.summary = None  # the files are to be written anew, from their beginning
         log.info(
