@@ -31,6 +31,7 @@ from .trace import Event, Kind
 
 SECTOR = 512
 PAGE = 4096
+_ZEROS = bytes(PAGE)
 
 
 class Content:
@@ -43,10 +44,11 @@ class Content:
         self.pages = pages if pages is not None else {}
 
     @classmethod
-    def of(cls, data: bytes) -> Content:
-        content = cls()
-        content.write(0, data)
-        return content
+    def of_file(cls, path: Path) -> Content:
+        """Pages of zeros become holes."""
+        data = path.read_bytes()
+        pages = {at // PAGE: data[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0, len(data), PAGE)}
+        return cls(len(data), {number: page for number, page in pages.items() if page != _ZEROS})
 
     def copy(self) -> Content:
         return Content(self.size, dict(self.pages))
@@ -190,7 +192,7 @@ class Disk:
             if path.is_dir():
                 self._load(path, inode)
             else:
-                inode.durable = Content.of(path.read_bytes())
+                inode.durable = Content.of_file(path)
 
     def _inode(self, is_dir: bool, path: str) -> Inode:
         self._count += 1
@@ -369,6 +371,17 @@ class State:
     directories: list[str] = field(default_factory=list)
     files: dict[str, Content] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, directory: Path) -> State:
+        state = cls()
+        for path in sorted(directory.rglob("*")):
+            name = str(path.relative_to(directory))
+            if path.is_dir():
+                state.directories.append(name)
+            else:
+                state.files[name] = Content.of_file(path)
+        return state
 
     def copy(self) -> State:
         """One that stays good."""
