@@ -218,8 +218,21 @@ def test_the_bill_of_materials_names_all_that_is_inside() -> None:
 )
 @pytest.mark.timeout(1800)
 def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
-    made = []
-    for name in ("one", "another"):
+    state = run(
+        "git",
+        "status",
+        "--porcelain",
+        "--",
+        "takhin",
+        "proto",
+        "packaging",
+        "setup.py",
+        "pyproject.toml",
+        cwd=REPOSITORY,
+    )
+    # What make deb has just built counts where it was built from the last commit.
+    made = [] if state else [BINARY.read_bytes()]
+    for name in ("one", "another")[len(made) :]:
         tree = tmp_path / name
         run("git", "clone", "-q", REPOSITORY, tree)
         subprocess.run(
