@@ -18,8 +18,9 @@ from takhin.clock import Clock, ManualClock
 from takhin.config import LogConfig, TopicConfigs, TopicDefaults, topic_configs
 from takhin.errors import DataLoss, TakhinError
 from takhin.storage.manager import LogManager, PartitionSpec
-from takhin.storage.partition import Partition, Placed
+from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
+from takhin.storage.waiters import Placed
 
 TOPIC = "orders"
 TOPIC_ID = "00112233445566778899aabbccddeeff"

@@ -12,8 +12,9 @@ import pytest
 
 from takhin import errors
 from takhin.storage import partition as partition_module
-from takhin.storage.partition import Partition, Placed
+from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
+from takhin.storage.waiters import Placed
 
 from .storage_tools import QUIET, Store, append, configs, frame, settle, stores, values, wait_until
 

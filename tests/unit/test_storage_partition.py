@@ -9,8 +9,8 @@ import pytest
 
 from takhin import errors
 from takhin.clock import ManualClock
-from takhin.storage.partition import Placed
 from takhin.storage.reader import PartitionReader
+from takhin.storage.waiters import Placed
 from tests.reference import record_batch as reference
 
 from .storage_tools import NOW, Store, append, configs, frame, read_all, read_around, settle, stores, values, wait_until

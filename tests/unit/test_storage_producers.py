@@ -11,8 +11,9 @@ import pytest
 from takhin import errors
 from takhin._fastlog import RecordBatch
 from takhin.storage import retention
-from takhin.storage.partition import Partition, Placed
+from takhin.storage.partition import Partition
 from takhin.storage.producers import RUNS_KEPT, Producers
+from takhin.storage.waiters import Placed
 
 from .storage_tools import NOW, Store, append_batch, configs, frame, killed, settle, stores, values
 
