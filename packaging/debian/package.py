@@ -135,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the Debian package.")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "dist")
     parser.add_argument("--version", default=project_version(), help="another version, to try upgrades")
+    parser.add_argument("--compression", default="xz", help="as for dpkg-deb -Z; none is quick")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     if not (out / "folder" / "takhin").exists():
@@ -148,7 +149,15 @@ def main() -> None:
         add_control(root, arguments.version, architecture)
         for path in [root, *root.rglob("*")]:
             os.utime(path, (int(source_date_epoch()),) * 2, follow_symlinks=False)
-        run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, Path(folder) / "deb", env=environment())
+        run(
+            "dpkg-deb",
+            "--root-owner-group",
+            f"-Z{arguments.compression}",
+            "--build",
+            root,
+            Path(folder) / "deb",
+            env=environment(),
+        )
         (Path(folder) / "deb").replace(target)
     print(f"deb: {target}: {target.stat().st_size / 1e6:.1f} MB", flush=True)
 

@@ -6,6 +6,7 @@ The tests of this file follow one another on one machine.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -163,10 +164,35 @@ def test_a_stop_under_load_is_quick_and_loses_nothing(machine: Machine) -> None:
     assert end_offset(machine, "load") > int(acknowledged) > 0
 
 
+def test_the_single_executable_serves_under_the_same_unit(machine: Machine, built: Path) -> None:
+    shutil.copy(built / "takhin", machine.root / "usr/local/bin/takhin")
+    program = "/usr/local/bin/takhin"
+    drop_in(
+        machine,
+        f"[Service]\nNotifyAccess=all\nWatchdogSec=4\nExecStart=\nExecStart={program} serve --config /etc/takhin.yaml\n"
+        f"ExecReload=\nExecReload={program} reload --config /etc/takhin.yaml\n",
+    )
+    machine.run("systemctl", "restart", "takhin")
+    assert machine.show("StatusText").startswith("serving on port 9092: healthy")
+    assert len(machine.run("pgrep", "-f", program).split()) == 2, "the loader and its child"
+    machine.run("systemctl", "reload", "takhin")
+    time.sleep(5)
+    assert machine.show("NRestarts") == "0", "the child feeds the watchdog of the loader"
+    begun = time.monotonic()
+    machine.run("systemctl", "stop", "takhin")
+    assert time.monotonic() - begun < 10
+    assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("success", "0")
+    (machine.root / "etc/systemd/system/takhin.service.d/test.conf").unlink()
+    (machine.root / "usr/local/bin/takhin").unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "takhin")
+
+
 def test_an_upgrade_keeps_data_and_configuration(machine: Machine, package: Path, tmp_path: Path) -> None:
     configure(machine, "logging: {level: warning}\n")
     end = end_offset(machine, "t")
-    command = [sys.executable, str(REPOSITORY / "packaging/debian/package.py"), "--version", "99.0", "--out"]
+    command = [sys.executable, str(REPOSITORY / "packaging/debian/package.py"), "--version", "99.0"]
+    command += ["--compression", "none", "--out"]
     (tmp_path / "folder").symlink_to(package.parent / "folder")
     for name in ("LICENSES.txt", "takhin.cdx.json"):
         (tmp_path / name).symlink_to(package.parent / name)
