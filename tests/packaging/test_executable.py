@@ -230,11 +230,13 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
         "pyproject.toml",
         cwd=REPOSITORY,
     )
+    commit = run("git", "rev-parse", "HEAD", cwd=REPOSITORY).strip()
     # What make deb has just built counts where it was built from the last commit.
     made = [] if state else [BINARY.read_bytes()]
     for name in ("one", "another")[len(made) :]:
         tree = tmp_path / name
         run("git", "clone", "-q", REPOSITORY, tree)
+        run("git", "checkout", "-q", commit, cwd=tree)
         subprocess.run(
             ["python3", str(tree / "packaging/binary/build.py")], check=True, capture_output=True, timeout=900
         )
