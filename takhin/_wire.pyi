@@ -109,3 +109,7 @@ def encode_consume_response(
     Raises ``errors.DataLoss`` (``first_offset``, ``last_offset``, inclusive) when the records of the
     next batch do not add up; records before them are given first, by a call of their own.
     """
+
+def keep_buffers(size: int) -> bool:
+    """Keep freed memory of up to ``size`` bytes a buffer for the next one, rather than map and unmap each. Of the
+    whole process. False where the C library has no such switch."""

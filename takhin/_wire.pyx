@@ -1,13 +1,14 @@
 # The protobuf wire codec of the hot messages. The interface is in _wire.pyi.
 #
 # Decoding: one pass over the request finds the records as spans in its bytes. Encoding a
-# response: one pass over the batches sizes it, a second writes it into one bytes object.
+# response: one pass over the batches writes it into one bytes object.
 # Each is a `def` (arguments, with the GIL) over a kernel that touches no Python object, fills a
 # struct and gives a negative status, which `raise_malformed` turns into an exception.
 # The kernels are in _wire_requests.pxd and _wire_responses.pxd, what they share in _wire_fields.pxd.
 
 from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_XDECREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
 cimport cython
@@ -25,14 +26,30 @@ from ._wire_requests cimport (
     ConsumeFields, ProduceFields, RECORDS_AT_MOST, Text, read_batch, read_consume, read_message,
 )
 from ._wire_responses cimport (
-    BYTES_1, BYTES_5, BYTES_7, Plan, VARINT_100, VARINT_2, VARINT_3, VARINT_4, VARINT_5, VARINT_6, VARINT_8, VARINT_9,
-    plan_records, write_records,
+    BYTES_1, BYTES_5, BYTES_7, Records, VARINT_100, VARINT_2, VARINT_3, VARINT_4, VARINT_5, VARINT_6, VARINT_8, VARINT_9,
+    write_records,
 )
 
 from .errors import DataLoss, MalformedMessage, TooManyRecords
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    # As pointers: a bytes object can be resized only while there is one reference to it.
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size) except NULL
+    int resize_bytes "_PyBytes_Resize"(PyObject** data, Py_ssize_t size) except -1
+
+cdef extern from *:
+    """
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    static int tk_keep_buffers(int size) {
+        return mallopt(M_MMAP_THRESHOLD, size) && mallopt(M_TRIM_THRESHOLD, 2 * size);
+    }
+    #else
+    #define tk_keep_buffers(size) 0
+    #endif
+    """
+    int tk_keep_buffers(int size)
 
 # Below this many bytes, giving the GIL away and taking it back costs more than it gives. Measured with
 # 2 to 8 threads: a kernel of 5 microseconds breaks even, which is 30 KiB of records of 100 bytes and
@@ -267,44 +284,57 @@ cdef bytes open_texts(str topic, Text* name, str error, Text* problem):
 def encode_consume_response(
         bytes topic not None, int32_t partition, int64_t high_watermark, int64_t log_start_offset, Batches batches,
         int64_t max_bytes, int64_t max_records):
-    cdef Walk start, walk
-    cdef Plan plan
-    cdef bytes result
+    cdef Walk walk
+    cdef Records out
+    cdef PyObject* raw = NULL
     cdef uint8_t* p
-    cdef int64_t size = (
+    cdef bint large = False
+    cdef int64_t head = (
         text_size(BYTES_1, PyBytes_GET_SIZE(topic)) + int_size(VARINT_2, partition)
-        + int_size(VARINT_3, high_watermark) + int_size(VARINT_100, log_start_offset))
-    plan.size = plan.count = 0
+        + int_size(VARINT_3, high_watermark))
+    cdef int64_t tail = int_size(VARINT_100, log_start_offset)
+    out.room = out.size = out.count = out.missing = 0
+    out.lost = False
     if batches is not None:
         # A message of 2 GiB is more than any client reads.
-        max_bytes = min(max_bytes, INT32_MAX - size)
+        max_bytes = min(max_bytes, INT32_MAX - head - tail)
         if max_records <= 0:
             max_records = INT64_MAX
-        walk_open(batches, &start)
-        walk = start
-        if min(max_bytes, start.size - start.batch_position) < RELEASE_GIL_BYTES:
-            plan_records(&walk, partition, max_bytes, max_records, &plan)
-        else:
-            with nogil:
-                plan_records(&walk, partition, max_bytes, max_records, &plan)
-        if plan.lost and plan.count == 0:
+        walk_open(batches, &walk)
+        # Records are seldom twice as long here as in the log; where they are, there is more room a little later.
+        out.room = min(max_bytes, 2 * (walk.size - walk.batch_position))
+        large = min(max_bytes, walk.size - walk.batch_position) >= RELEASE_GIL_BYTES
+    try:
+        raw = new_bytes(NULL, head + out.room + tail)
+        while batches is not None:
+            out.p = <uint8_t*>PyBytes_AS_STRING(<object>raw) + head
+            if large:
+                with nogil:
+                    write_records(&walk, partition, max_bytes, max_records, &out)
+            else:
+                write_records(&walk, partition, max_bytes, max_records, &out)
+            if out.missing == 0:
+                break
+            out.room = max(2 * out.room, out.size + out.missing)
+            resize_bytes(&raw, head + out.room + tail)
+        if out.lost and out.count == 0:
             raise_data_loss(&walk)
-    result = PyBytes_FromStringAndSize(NULL, size + plan.size)
-    p = write_text(<uint8_t*>PyBytes_AS_STRING(result), BYTES_1, <const uint8_t*>PyBytes_AS_STRING(topic),
-                   PyBytes_GET_SIZE(topic))
-    p = write_int(p, VARINT_2, partition)
-    p = write_int(p, VARINT_3, high_watermark)
-    if plan.count == 0:
-        pass
-    elif plan.size < RELEASE_GIL_BYTES:
-        p = write_records(p, &start, partition, &plan)
-    else:
-        with nogil:
-            p = write_records(p, &start, partition, &plan)
-    write_int(p, VARINT_100, log_start_offset)
-    if batches is not None:
-        walk_save(batches, &walk)
-    return result, plan.count
+        if out.size < out.room:
+            resize_bytes(&raw, head + out.size + tail)
+        p = <uint8_t*>PyBytes_AS_STRING(<object>raw)
+        p = write_text(p, BYTES_1, <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic))
+        p = write_int(p, VARINT_2, partition)
+        p = write_int(p, VARINT_3, high_watermark)
+        write_int(p + out.size, VARINT_100, log_start_offset)
+        if batches is not None:
+            walk_save(batches, &walk)
+        return <object>raw, out.count
+    finally:
+        Py_XDECREF(raw)
+
+
+def keep_buffers(int size):
+    return bool(tk_keep_buffers(size))
 
 
 cdef int raise_data_loss(Walk* walk) except -1:

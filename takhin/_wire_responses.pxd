@@ -1,6 +1,6 @@
 # Responses, written: inline C for _wire.
 #
-# A walk over the batches sizes the records that fit, a second one writes them.
+# One walk over the batches: each record is sized, which its length field needs, and written if it fits.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
@@ -29,10 +29,12 @@ cdef enum:
     BYTES_7 = 7 << 3 | 2
 
 
-cdef struct Plan:
-    int64_t size            # bytes of the records, their tags and lengths included
+cdef struct Records:
+    uint8_t* p              # where the first goes
+    int64_t room            # bytes from there on
+    int64_t size            # bytes written: records, with their tags and lengths
     int64_t count
-    bint repair             # some header key is not UTF-8
+    int64_t missing         # not 0: this many bytes of room are needed to go on
     bint lost               # the batches did not add up after these records
 
 
@@ -65,40 +67,6 @@ cdef inline int64_t record_size(const RecordView* view, int32_t partition, bint 
         size += bytes_size(BYTES_3, text_size(BYTES_1, key_size) + text_size(BYTES_2, header.value_len))
     return size if p == view.end else -1
 
-cdef inline void plan_records(
-    Walk* walk, int32_t partition, int64_t max_bytes, int64_t max_records, Plan* plan
-) noexcept nogil:
-    """Sizes the records that fit, at least one. The walk ends before the first that does not.
-
-    When `lost` is set and the count is 0, the walk is where the batches do not add up.
-    """
-    cdef Walk before
-    cdef RecordView view
-    cdef int64_t size
-    cdef int status
-    plan.size = plan.count = 0
-    plan.repair = plan.lost = False
-    while plan.count < max_records:
-        before = walk[0]
-        status = walk_next(walk, &view)
-        if status == 0:
-            return
-        size = record_size(&view, partition, True, &plan.repair) if status > 0 else -1
-        if size < 0:
-            plan.lost = True
-            if plan.count > 0:
-                # What came before goes out first; the next call finds the same place again.
-                walk[0] = before
-            elif status > 0:
-                walk.next_offset = view.offset
-            return
-        size = bytes_size(BYTES_4, size)
-        if plan.count > 0 and plan.size + size > max_bytes:
-            walk[0] = before
-            return
-        plan.size += size
-        plan.count += 1
-
 cdef inline uint8_t* write_header(uint8_t* p, const HeaderSpan* header, bint check) noexcept nogil:
     cdef const uint8_t* key_end = header.key + header.key_len
     cdef int64_t key_size = header.key_len
@@ -114,28 +82,60 @@ cdef inline uint8_t* write_header(uint8_t* p, const HeaderSpan* header, bint che
         p = write_text(p, BYTES_1, header.key, key_size)
     return write_text(p, BYTES_2, header.value, header.value_len)
 
-cdef inline uint8_t* write_records(uint8_t* p, const Walk* start, int32_t partition, const Plan* plan) noexcept nogil:
-    """Writes what was planned from `start` on."""
-    cdef Walk walk = start[0]
-    cdef RecordView view
+cdef inline uint8_t* write_record(uint8_t* p, const RecordView* view, int32_t partition, bint repair) noexcept nogil:
     cdef HeaderSpan header = HeaderSpan(NULL, NULL, 0, 0)
-    cdef const uint8_t* at
-    cdef bint ignored = False
-    cdef int64_t i
+    cdef const uint8_t* at = view.headers
     cdef int32_t h
-    for i in range(plan.count):
-        walk_next(&walk, &view)
-        p = write_varint(p, BYTES_4)
-        p = write_varint(p, <uint64_t>record_size(&view, partition, plan.repair, &ignored))
-        if view.key_len >= 0:
-            p = write_bytes(p, BYTES_1, view.key, view.key_len)
-        if view.value_len >= 0:
-            p = write_bytes(p, BYTES_2, view.value, view.value_len)
-        at = view.headers
-        for h in range(view.header_count):
-            at = header_next(at, view.end, &header)
-            p = write_header(p, &header, plan.repair)
-        p = write_int(p, VARINT_4, view.timestamp)
-        p = write_int(p, VARINT_5, view.offset)
-        p = write_int(p, VARINT_6, partition)
-    return p
+    if view.key_len >= 0:
+        p = write_bytes(p, BYTES_1, view.key, view.key_len)
+    if view.value_len >= 0:
+        p = write_bytes(p, BYTES_2, view.value, view.value_len)
+    for h in range(view.header_count):
+        at = header_next(at, view.end, &header)
+        p = write_header(p, &header, repair)
+    p = write_int(p, VARINT_4, view.timestamp)
+    p = write_int(p, VARINT_5, view.offset)
+    return write_int(p, VARINT_6, partition)
+
+cdef inline void write_records(
+    Walk* walk, int32_t partition, int64_t max_bytes, int64_t max_records, Records* out
+) noexcept nogil:
+    """Goes on behind what is written, with the records that fit in `max_bytes`, in all at least one. The walk
+    ends before the first that does not fit, or that has no room.
+
+    When `lost` is set and the count is 0, the walk is where the batches do not add up.
+    """
+    cdef Walk before
+    cdef RecordView view
+    cdef uint8_t* p
+    cdef int64_t size, framed
+    cdef bint repair
+    cdef int status
+    out.missing = 0
+    while out.count < max_records:
+        before = walk[0]
+        status = walk_next(walk, &view)
+        if status == 0:
+            return
+        repair = False
+        size = record_size(&view, partition, True, &repair) if status > 0 else -1
+        if size < 0:
+            out.lost = True
+            if out.count > 0:
+                # What came before goes out first; the next call finds the same place again.
+                walk[0] = before
+            elif status > 0:
+                walk.next_offset = view.offset
+            return
+        framed = bytes_size(BYTES_4, size)
+        if out.count > 0 and out.size + framed > max_bytes:
+            walk[0] = before
+            return
+        if out.size + framed > out.room:
+            out.missing = framed
+            walk[0] = before
+            return
+        p = write_varint(write_varint(out.p + out.size, BYTES_4), <uint64_t>size)
+        write_record(p, &view, partition, repair)
+        out.size += framed
+        out.count += 1

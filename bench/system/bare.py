@@ -1,6 +1,6 @@
 """The yardstick: grpcio servers that read the same messages as Takhin does and keep nothing.
 
-Handlers take and give bytes. Options and the thread switch interval are those of the real server, so that what
+Handlers take and give bytes. Options and the settings of the process are those of the real server, so that what
 differs is what Takhin does with a message.
 """
 
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import grpc
 
+from takhin._wire import keep_buffers
 from takhin.app import SWITCH_INTERVAL
 from takhin.config import GrpcConfig
-from takhin.server.options import server_options
+from takhin.server.options import KEPT_BUFFER_BYTES, server_options
 
 from .requests import STREAM_MESSAGES, read_messages
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--sent", type=Path, required=True, help="file with the messages of the server stream")
     arguments = parser.parse_args()
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_buffers(KEPT_BUFFER_BYTES)
     config = GrpcConfig()
     server = grpc.server(
         ThreadPoolExecutor(config.data_threads),

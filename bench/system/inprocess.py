@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from takhin import _segment, _wire
+from takhin.server.options import KEPT_BUFFER_BYTES
 
 from . import requests
 
@@ -17,7 +18,8 @@ _WRAP_BYTES = 64 << 20
 
 
 def measure_in_process(directory: Path, rounds: int = 5) -> list[dict[str, Any]]:
-    """Rows: records and payload bytes a second, median of the rounds and their spread."""
+    """As in a server: ``keep_buffers``. Rows: records and payload bytes a second, median of the rounds and their spread."""
+    _wire.keep_buffers(KEPT_BUFFER_BYTES)
     rows: list[tuple[str, str, int, int, _Maker, float, float]] = [
         ("decode-append-100", "decode, frame, append: 1,000 x 100 B", 1000, 100, _append, 5e6, 0),
         ("decode-append-1k", "decode, frame, append: 256 x 1 KiB", 256, 1024, _append, 0, 1.5e9),

@@ -9,7 +9,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
 from .. import address
-from .._wire import MAX_RECORDS
+from .._wire import MAX_RECORDS, keep_buffers
 from ..clock import Clock
 from ..config import Config
 from ..engine.base import Engine
@@ -20,7 +20,7 @@ from .consume import Consumer
 from .health import Health
 from .inflight import InFlight
 from .info import Info
-from .options import server_options
+from .options import KEPT_BUFFER_BYTES, server_options
 from .pools import Pools
 from .produce import Producer
 from .produce_stream import ProduceStreams
@@ -99,6 +99,7 @@ class GrpcServer:
 
     def start(self) -> int:
         """Listen and serve; gives the port. Raises ``AddressInUse``."""
+        keep_buffers(KEPT_BUFFER_BYTES)
         where = str(address.parse(self._config.addr))
         try:
             self.port = self._server.add_insecure_port(where)
