@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from .._fastlog import MAX_OFFSET, Batches
-from ..errors import DataLoss, DescriptorsExhausted, TakhinError
+from ..errors import DataLoss, DescriptorsExhausted, OffsetOutOfRange, TakhinError
 from .compression import DecompressionFailed, decompress
 from .partition import Partition, base_offset_of
 from .segment import Segment
@@ -174,8 +174,19 @@ class PartitionReader:
 def find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
     """(offset, timestamp) of the earliest readable record at or after ``timestamp`` (ms), or None.
 
-    Raises ``DataLoss`` (the record may be one of those that cannot be read), ``DescriptorsExhausted``.
+    Raises ``DataLoss`` (the record may be one of those that cannot be read), ``DescriptorsExhausted``,
+    ``TopicNotFound``.
     """
+    while True:
+        try:
+            return _find_time(partition, timestamp)
+        except OffsetOutOfRange:
+            pass  # retention was faster: what it took is no answer any more
+
+
+def _find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
+    # The end first: what is appended from now on need not be looked for, and is no loss.
+    end_offset = partition.high_watermark
     expected = partition.log_start_offset
     for segment in partition.segments:
         reader = PartitionReader(partition, partition.log_start_offset)
@@ -194,7 +205,7 @@ def find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
         if passed_over:
             continue
         reader.advance(max(start, segment.base_offset, partition.log_start_offset))
-        while reader.next_offset < partition.high_watermark:
+        while reader.next_offset < end_offset:
             batches = reader.read(1 << 20)
             if batches is None:
                 break
@@ -202,8 +213,6 @@ def find_time(partition: Partition, timestamp: int) -> tuple[int, int] | None:
             if found is not None:
                 return found
             reader.advance(max(batches.next_offset, reader.next_offset + 1))
-    if expected < partition.high_watermark:
-        raise PartitionReader(partition, expected)._loss(
-            expected, partition.high_watermark, "its segment is missing or cut"
-        )
+    if expected < end_offset:
+        raise PartitionReader(partition, expected)._loss(expected, end_offset, "its segment is missing or cut")
     return None

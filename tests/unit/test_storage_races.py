@@ -15,7 +15,7 @@ from takhin.clock import Clock
 from takhin.storage import retention
 from takhin.storage.reader import PartitionReader, find_time
 
-from .storage_tools import QUIET, Store, append, configs, frame, read_all, settle, stores, wait_until
+from .storage_tools import NOW, QUIET, Store, append, configs, frame, read_all, settle, stores, wait_until
 
 Make = Callable[..., Store]
 SECONDS = 1.5
@@ -92,8 +92,10 @@ def test_nothing_gets_in_the_way_of_anything(make: Make, mode: str) -> None:
         return work
 
     def search(chance: random.Random) -> None:
-        found = find_time(store.partition(0), 1)
-        assert found is None or found[0] <= store.partition(0).log_end_offset
+        partition = store.partition(0)
+        found = find_time(partition, chance.choice([1, NOW]))
+        assert found is None or found[0] <= partition.log_end_offset
+        assert find_time(partition, NOW + 1) is None, "and no loss, however much is appended meanwhile"
 
     def retain(chance: random.Random) -> None:
         manager.retain()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from takhin._fastlog import RecordSpans
 from takhin.storage.partition import Partition
-from takhin.storage.reader import find_time
+from takhin.storage.reader import PartitionReader, find_time
+from takhin.storage.segment import Segment
 from tests.reference import record_batch as reference
 
-from .storage_tools import NOW, Store, append_batch, configs, killed, read_all, settle, stores, wait_until
+from .storage_tools import NOW, Store, append, append_batch, configs, killed, read_all, settle, stores, wait_until
 
 Make = Callable[..., Store]
 
@@ -120,3 +122,40 @@ def test_a_search_reads_little(make: Make) -> None:
     before = partition.environment.counters.bytes_read
     assert find_time(partition, NOW + 210) == (210, NOW + 210)
     assert partition.environment.counters.bytes_read - before < 100_000
+
+
+def test_a_search_goes_on_when_retention_takes_its_place(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(configs=configs(index_interval_bytes=0)).open()
+    partition = store.partition()
+    for n in range(6):
+        append(partition, b"v", timestamp=NOW + n)
+    monkeypatch.setattr(
+        PartitionReader, "advance", _slow(PartitionReader.advance, lambda: partition.raise_log_start(5))
+    )
+    assert find_time(partition, NOW + 1) == (5, NOW + 5)
+
+
+def test_a_search_takes_no_notice_of_what_is_appended_meanwhile(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make().open()
+    partition = store.partition()
+    append(partition, b"v", timestamp=NOW)
+
+    def append_more() -> None:
+        partition.roll()
+        append(partition, b"later", timestamp=NOW - 1)
+
+    monkeypatch.setattr(Segment, "largest_timestamp", _slow(Segment.largest_timestamp, append_more))
+    assert find_time(partition, NOW + 1) is None
+
+
+def _slow(method: Callable[..., Any], meanwhile: Callable[[], object]) -> Callable[..., Any]:
+    """The method; something else happens once, just before it returns."""
+    pending = [meanwhile]
+
+    def slow(*arguments: Any) -> Any:
+        result = method(*arguments)
+        if pending:
+            pending.pop()()
+        return result
+
+    return slow
