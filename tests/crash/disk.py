@@ -71,7 +71,8 @@ class Disk:
     def image(self, target: Path, *, power_cut: bool) -> None:
         """What the next process would find: after a kill everything that was written, after a power cut what was
         flushed. Nobody may append meanwhile."""
-        shutil.copytree(self.root, target)
+        # Not the trash, which is emptied at this moment; a start makes the folder when it is missing.
+        shutil.copytree(self.root, target, ignore=lambda _, names: {"deleted"} & set(names))
         if not power_cut:
             return
         for directory in [target, *(path for path in target.iterdir() if path.is_dir())]:

@@ -20,6 +20,8 @@ from .checker import INVARIANTS
 from .mutants import MUTANTS, plant
 from .scenarios import SCENARIOS
 
+#: All scenarios run once, for all tests here: 20 s on a quiet machine.
+pytestmark = pytest.mark.timeout(420)
 PLAYED = {name: mutant for name, mutant in MUTANTS.items() if mutant.scenario}
 
 
@@ -33,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         env=debug_environment(tree),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
