@@ -233,6 +233,65 @@ def test_records_that_do_not_add_up_are_data_loss_and_those_before_are_still_to_
     assert values(Batches(batch(b"a") + bytes(second), 0, 1)) == [(0, b"a")]
 
 
+def raw_batch(*records: bytes, **header: int) -> bytes:
+    """A batch whose sum fits, of records as bytes (without their lengths), with fields of the header changed."""
+    body = b"".join(reference.varint(len(record)) + record for record in records)
+    data = bytearray(batch(*[b""] * len(records))[: reference.HEADER_BYTES] + body)
+    struct.pack_into(">i", data, 8, len(data) - 12)
+    for name, value in header.items():
+        struct.pack_into(">i", data, {"last_offset_delta": 23, "record_count": 57}[name], value)
+    struct.pack_into(">I", data, 17, reference.crc32c(bytes(data[21:])))
+    return bytes(data)
+
+
+def v(*numbers: int) -> bytes:
+    return b"".join(map(reference.varint, numbers))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"\0",
+        b"\0" + v(0),
+        b"\0" + v(0, 1),
+        b"\0" + v(0, 1, 3) + b"ke",  # a key that goes on past its record
+        b"\0" + v(0, 1, -2, -1, 0),
+        b"\0" + v(0, 1, -1, 1),
+        b"\0" + v(0, 1, -1, 3) + b"va",
+        b"\0" + v(0, 1, -1, -2, 0),
+        b"\0" + v(0, 1, -1, -1),
+        b"\0" + v(0, 1, -1, -1, -1),
+        b"\0" + v(0, 1, -1, -1, 1),  # a header that is not there
+        b"\0" + v(0, 1, -1, -1, 2, 1) + b"h" + v(-1),
+        b"\0" + v(0, 1, -1, -1, 1, -1, -1),  # without a key
+        b"\0" + v(0, 1, -1, -1, 1, 2) + b"h",
+        b"\0" + v(0, 1, -1, -1, 1, 1) + b"h" + v(2) + b"x",
+        b"\0" + v(0, -1, -1, -1, 0),  # an offset below the batch's
+        b"\0" + b"\x80" * 11,
+    ],
+)
+def test_a_record_never_reaches_past_its_end(record: bytes) -> None:
+    data = raw_batch(b"\0" + v(0, 0, -1, 2) + b"ok" + v(0), record, b"\0" + v(0, 2, -1, 60) + b"x" * 60 + v(0))
+    info = batch_info(data)
+    assert info is not None
+    assert info.crc_ok
+    with pytest.raises(DataLoss):
+        Batches(data).records()
+    last = raw_batch(b"\0" + v(0, 0, -1, 2) + b"ok" + v(0), record)
+    with pytest.raises(DataLoss):
+        Batches(last).records()
+
+
+@pytest.mark.parametrize("header", [{"last_offset_delta": -1}, {"record_count": -1}, {"record_count": -(2**31)}])
+def test_a_batch_with_an_impossible_count_is_not_whole_whatever_its_sum(header: dict[str, int]) -> None:
+    good = b"\0" + v(0, 0, -1, 2) + b"ok" + v(0)
+    assert getattr(batch_info(raw_batch(good)), "crc_ok", None)
+    info = batch_info(raw_batch(good, **header))
+    assert info is not None
+    assert not info.crc_ok
+
+
 def test_first_info_is_the_first_batchs_header() -> None:
     data = reference.encode(
         [(b"k", b"v", [], NOW)], 5, leader_epoch=3, producer_id=9, producer_epoch=2, base_sequence=7
