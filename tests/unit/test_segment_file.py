@@ -131,8 +131,10 @@ def test_batches_that_end_below_the_place_are_passed_over(make: MakeFile, next_o
 
 @pytest.mark.parametrize("end_offset", range(11))
 def test_nothing_from_the_end_on_is_given(make: MakeFile, end_offset: int) -> None:
-    batches, status, _, _ = read(make(DATA), end_offset=end_offset)
-    assert status == OK
+    batches, status, position, expected = read(make(DATA), end_offset=end_offset)
+    first_not_taken = [offset >= end_offset for offset in (0, 3, 4, 6, end_offset)].index(True)
+    assert (status, position) == (OK, [*STARTS, len(DATA)][first_not_taken])
+    assert expected == [0, 3, 4, 6, 10][first_not_taken]
     assert ([] if batches is None else offsets_of(batches)) == list(range(end_offset))
 
 
