@@ -18,7 +18,8 @@ _WRAP_BYTES = 64 << 20
 
 
 def measure_in_process(directory: Path, rounds: int = 5) -> list[dict[str, Any]]:
-    """As in a server: ``keep_buffers``. Rows: records and payload bytes a second, median of the rounds and their spread."""
+    """Rows: records and payload bytes a second, median of the rounds and their spread. Buffers are kept as in a
+    server."""
     _wire.keep_buffers(KEPT_BUFFER_BYTES)
     rows: list[tuple[str, str, int, int, _Maker, float, float]] = [
         ("decode-append-100", "decode, frame, append: 1,000 x 100 B", 1000, 100, _append, 5e6, 0),

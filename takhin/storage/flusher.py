@@ -19,7 +19,9 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN = range(5)
+#: Of a partition. RUNNING_AGAIN and RUNNING_LAZY: something was appended behind the flush that runs, for which
+#: somebody waits, or nobody.
+IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY = range(6)
 
 
 class Flushable(Protocol):
@@ -34,7 +36,7 @@ class Flushable(Protocol):
         to begin, or another thread is at it (which is then asked for another round)."""
 
     def flush_ended(self) -> bool:
-        """Leaves RUNNING, under the partition lock; True when another flush was asked for meanwhile."""
+        """Leaves RUNNING, under the partition lock; True when another flush was asked for meanwhile, at once."""
 
 
 class Flusher:
@@ -72,7 +74,7 @@ class Flusher:
             if state in (IDLE, LAZY):
                 partition.flush_state = QUEUED
                 self._queue.put(partition)
-            elif state == RUNNING:
+            elif state in (RUNNING, RUNNING_LAZY):
                 partition.flush_state = RUNNING_AGAIN
         elif state == IDLE:
             partition.flush_state = LAZY
@@ -81,7 +83,8 @@ class Flusher:
                 if len(self._lazy) == 1:
                     self._lazy_changed.notify()
         elif state == RUNNING:
-            partition.flush_state = RUNNING_AGAIN
+            # The linger begins when this flush ends: else records that nobody waits for would be flushed all the time.
+            partition.flush_state = RUNNING_LAZY
 
     def _work(self) -> None:
         while (partition := self._queue.get()) is not None:

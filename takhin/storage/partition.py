@@ -30,7 +30,7 @@ from ..errors import (
 from . import fs
 from .checkpoint import PartitionCheckpoint
 from .environment import NO_DESCRIPTORS, Environment
-from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN
+from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY
 from .producers import Producers, ProducerState
 from .segment import UNKNOWN_TIMESTAMP, IndexSummary, Segment
 from .waiters import DurableDone, Placed, Waiters, Wake
@@ -263,15 +263,18 @@ class Partition:
             if self.flush_state in (LAZY, QUEUED):
                 self.flush_state = RUNNING
                 return True
-            if self.flush_state == RUNNING:
+            if self.flush_state in (RUNNING, RUNNING_LAZY):
                 self.flush_state = RUNNING_AGAIN
             return False
 
     def flush_ended(self) -> bool:
         with self._lock:
-            again = self.flush_state == RUNNING_AGAIN
-            self.flush_state = QUEUED if again else IDLE
-            return again
+            ended, self.flush_state = self.flush_state, IDLE
+            if ended == RUNNING_AGAIN:
+                self.flush_state = QUEUED
+            elif ended == RUNNING_LAZY:
+                self.environment.flusher.request(self, urgent=False)
+            return ended == RUNNING_AGAIN
 
     def flush(self) -> None:
         """Put everything appended so far on stable storage. The flusher calls it, one thread at a time."""

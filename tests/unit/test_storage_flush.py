@@ -100,6 +100,21 @@ def test_records_that_nobody_waits_for_are_flushed_after_the_linger(make: Make) 
     assert (gate.flushes, partition.high_watermark) == (1, 50)
 
 
+def test_records_that_nobody_waits_for_and_that_come_during_a_flush_wait_for_the_linger_too(make: Make) -> None:
+    partition = make(log=msgspec.structs.replace(QUIET, flush_linger_ms=200)).open().partition()
+    gate = Gate(partition)
+    partition.append(frame(b"0"), None)
+    assert gate.entered.acquire(timeout=20)
+    for n in range(1, 5):
+        partition.append(frame(b"%d" % n), None)  # behind the back of the flush that runs
+    gate.open.set()
+    wait_until(lambda: partition.high_watermark == 1)
+    ended = time.monotonic()
+    wait_until(lambda: partition.high_watermark == 5)
+    assert time.monotonic() - ended > 0.1
+    assert gate.flushes == 2
+
+
 def test_a_parked_reader_makes_the_flush_come_at_once(make: Make) -> None:
     partition = make(log=msgspec.structs.replace(QUIET, flush_linger_ms=60_000)).open().partition()
     woken = threading.Event()
