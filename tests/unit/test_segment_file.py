@@ -257,6 +257,14 @@ def test_scan_reads_on_over_the_edges_of_its_buffer(make: MakeFile) -> None:
     assert [index.entry(i) for i in range(index.offset_count)] == expected[1:]
 
 
+def test_scan_ends_where_a_file_ends_that_is_shorter_than_it_should_be(make: MakeFile) -> None:
+    for size in range(STARTS[1], STARTS[2]):
+        file = make(DATA[:size])
+        expected = (OK if size == STARTS[1] else TORN, STARTS[1], 3)
+        assert file.scan(0, len(DATA), 0) == expected, size
+        assert file.scan(0, size, 0) == expected, size
+
+
 def test_scan_tells_of_the_batches_of_idempotent_producers(make: MakeFile) -> None:
     mine = batch(2, 10, producer_id=7, producer_epoch=3, base_sequence=40)
     found: list[BatchInfo] = []
