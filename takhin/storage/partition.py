@@ -174,7 +174,8 @@ class Partition:
 
     def _repeat(self, base_offset: int, count: int, timestamp: int, durable_done: DurableDone | None) -> Placed:
         """The first answer again; it too waits for stable storage."""
-        placed = Placed(base_offset, base_offset + count - 1, self._stored_timestamp(base_offset, timestamp))
+        stored = self.segment_of(base_offset).timestamp_of_batch(base_offset)
+        placed = Placed(base_offset, base_offset + count - 1, timestamp if stored is None else stored)
         if durable_done is not None:
             if placed.last_offset < self.flushed_offset:
                 # Called with the lock held, the one exception: it is quick and takes no lock of ours.
@@ -183,18 +184,6 @@ class Partition:
                 self._waiters.add_sender(placed, durable_done)
                 self.environment.flusher.request(self, urgent=True)
         return placed
-
-    def _stored_timestamp(self, offset: int, otherwise: int) -> int:
-        segment = self.segment_of(offset)
-        try:
-            position, expected = segment.locate(offset)
-            batches, *_ = segment.file().read(position, segment.size, expected, offset, offset + 1, 1)
-        except OSError:
-            return otherwise
-        if batches is None:
-            return otherwise
-        info = batches.first_info()
-        return info.max_timestamp if info.base_offset == offset else otherwise
 
     def _segment_for(self, batch: RecordBatch) -> Segment:
         segment, configs = self.segments[-1], self.configs

@@ -311,6 +311,18 @@ class Segment:
             self.adopt_index(self.rebuild_index())
         return self.base_offset
 
+    def timestamp_of_batch(self, base_offset: int) -> int | None:
+        """The largest timestamp of the batch that begins at ``base_offset``; None when it cannot be had."""
+        try:
+            position, expected = self.locate(base_offset)
+            batches, *_ = self.file().read(position, self.size, expected, base_offset, base_offset + 1, 1)
+        except OSError:
+            return None
+        if batches is None:
+            return None
+        info = batches.first_info()
+        return info.max_timestamp if info.base_offset == base_offset else None
+
     def look_behind(self, position: int, expected: int, status: int, index: SegmentIndex | None) -> Damage:
         """The damage at ``position``, where ``expected`` should begin: up to the first good batch behind.
 
