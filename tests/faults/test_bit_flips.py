@@ -18,7 +18,7 @@ FLIPS = 0 if os.environ.get("TAKHIN_FLIP_ALL") else int(os.environ.get("TAKHIN_F
 SEED = int(os.environ.get("TAKHIN_SEED", "1"))
 
 
-@pytest.mark.timeout(0 if FLIPS == 0 or FLIPS > 2000 else 120)
+@pytest.mark.timeout(0 if FLIPS == 0 or FLIPS > 2000 else 300)
 def test_flips_are_detected_or_harmless(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run_shards("tests.faults.bit_flips", [], scratch, [str(FLIPS), str(SEED)])
     with capsys.disabled():

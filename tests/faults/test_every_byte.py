@@ -18,7 +18,7 @@ KILLS = int(os.environ.get("TAKHIN_KILLS", "150"))
 SEED = int(os.environ.get("TAKHIN_SEED", "1"))
 
 
-@pytest.mark.timeout(0 if KILLS == 0 or KILLS > 1000 else 120)
+@pytest.mark.timeout(0 if KILLS == 0 or KILLS > 1000 else 300)
 def test_no_kill_takes_back_what_was_acknowledged(
     shim: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ from .shards import run_shards
 from .shim import REPOSITORY, environment
 from .trace import Event, Kind, read_trace
 
-STATES = int(os.environ.get("TAKHIN_POWERCUT_STATES", "1200"))
+STATES = int(os.environ.get("TAKHIN_POWERCUT_STATES", "2000"))
 SEED = int(os.environ.get("TAKHIN_SEED", "1"))
 
 
@@ -44,7 +44,7 @@ def record(shim: Path, scratch: Path, module: str, seed: int) -> tuple[Path, Pat
     return trace, victim
 
 
-@pytest.mark.timeout(0 if STATES == 0 or STATES > 5000 else 120)
+@pytest.mark.timeout(0 if STATES == 0 or STATES > 5000 else 300)
 def test_no_power_cut_takes_back_what_was_promised(
     shim: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
