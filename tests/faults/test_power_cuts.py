@@ -45,15 +45,19 @@ def record(shim: Path, scratch: Path, module: str, seed: int) -> tuple[Path, Pat
 
 
 @pytest.mark.timeout(0 if STATES == 0 or STATES > 5000 else 300)
+@pytest.mark.parametrize(
+    ("workload", "share"), [("workload", 0.75), ("server_workload", 0.25)], ids=["engine", "server"]
+)
 def test_no_power_cut_takes_back_what_was_promised(
-    shim: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
+    shim: Path, scratch: Path, workload: str, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trace, victim = record(shim, scratch, "tests.faults.workload", SEED)
-    found = run_shards("tests.faults.powercut", [str(trace), str(victim)], scratch, [str(STATES), str(SEED)])
+    trace, victim = record(shim, scratch, f"tests.faults.{workload}", SEED)
+    states = int(STATES * share)
+    found = run_shards("tests.faults.powercut", [str(trace), str(victim)], scratch, [str(states), str(SEED)])
     with capsys.disabled():
-        print(f"\npower cuts: {found}")
-    found.demand_none("power-cuts")
-    assert found.counts.total() >= min(STATES, 500)
+        print(f"\npower cuts ({workload}): {found}")
+    found.demand_none(f"power-cuts-{workload}")
+    assert found.counts.total() - found.counts["equal"] >= min(states, 800) * 0.6
 
 
 # -- the simulated disk itself ----------------------------------------------------------------------

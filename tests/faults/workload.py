@@ -33,7 +33,7 @@ def at_once(*works: Callable[[], None]) -> None:
         except BaseException as problem:
             problems.append(problem)
 
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -54,9 +54,9 @@ def first_life(session: Session, seed: int, checkpoint: Callable[[], None]) -> N
             checkpoint()
 
     tails = [
-        threading.Thread(target=checkpoints),
-        threading.Thread(target=session.keep_tailing, args=("t", 0, stop, 7)),
-        threading.Thread(target=session.keep_tailing, args=("kept", 0, stop, 15)),
+        threading.Thread(target=checkpoints, daemon=True),
+        threading.Thread(target=session.keep_tailing, args=("t", 0, stop, 7), daemon=True),
+        threading.Thread(target=session.keep_tailing, args=("kept", 0, stop, 15), daemon=True),
     ]
     for tail in tails:
         tail.start()
