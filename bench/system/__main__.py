@@ -15,7 +15,7 @@ from .inprocess import measure_in_process
 from .limits import measure_client_limit
 from .machine import describe_machine, warm_page_cache
 from .measure import Table
-from .processes import REPOSITORY, build_client
+from .processes import REPOSITORY, Failed, build_client
 from .report import RESULTS, table
 from .rows import rows
 
@@ -46,7 +46,12 @@ def main() -> None:
             report["in_process"] = measure_in_process(directory)
             report["client_limit"] = measure_client_limit(directory, seconds)
         with Table(directory, pairs, seconds, tuple(arguments.set)) as measured:
-            report["rows"] = [measured.measure(row) for row in chosen]
+            report["rows"] = []
+            for row in chosen:
+                try:
+                    report["rows"].append(measured.measure(row))
+                except Failed as failure:  # the others are worth having
+                    print(f"{row.name}: {failure}", file=sys.stderr, flush=True)
         if not wanted:
             report["footprint"] = measure_footprint(directory, 5.0 if arguments.quick else arguments.flood)
     finally:

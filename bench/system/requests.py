@@ -60,10 +60,16 @@ def marked_message(topic: str, partition: int, size: int, acks: int) -> bytes:
     ).SerializeToString()
 
 
-def consume(topic: str, partition: int, max_bytes: int, until_end: bool = True, offset: int = -1) -> bytes:
+def consume(topic: str, partition: int, max_bytes: int) -> bytes:
+    """From the beginning to the end."""
     return pb.ConsumeMessagesRequest(
-        topic=topic, partition=partition, offset=offset, max_bytes=max_bytes, until_end=until_end
+        topic=topic, partition=partition, offset=-1, max_bytes=max_bytes, until_end=True
     ).SerializeToString()
+
+
+def follow(topic: str, partition: int) -> bytes:
+    """What comes from now on; heartbeats, so that the client looks up when nothing comes any more."""
+    return pb.ConsumeMessagesRequest(topic=topic, partition=partition, offset=-2, heartbeat_ms=100).SerializeToString()
 
 
 def consumed_record_bytes(size: int) -> int:

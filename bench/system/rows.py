@@ -111,7 +111,7 @@ def rows() -> list[Row]:
         Row(
             "tail", "produce to tailing consumer, 1,000 records/s, acks -1", "tail", SERVICE + "ProduceMessageStream",
             "", [requests.marked_message(TOPIC, 0, 1024, -1)], 1, None, window=1, error_field=5, against="none",
-            rate=1000, consume_request=requests.consume(TOPIC, 0, MIB, until_end=False, offset=-2),
+            rate=1000, consume_request=requests.follow(TOPIC, 0),
             absolute=("p99_us", "<=", 10_000),
         ),
     ]  # fmt: skip
