@@ -37,8 +37,8 @@ from .script import script
 from .session import GROUP, Session
 from .trace import Marks
 
-#: Shares of the flips: segments, what is derived from them, the database.
-SHARES = {"log": 0.6, "derived": 0.2, "database": 0.2}
+#: Shares of the flips: segments, what is derived from them, what vouches for that, the database.
+SHARES = {"log": 0.45, "derived": 0.15, "seal": 0.2, "database": 0.2}
 DAMAGES = ("missing", "empty", "half", "zeros", "garbage behind")
 
 Records = dict[int, tuple[bytes, int]]
@@ -131,8 +131,8 @@ class Reference:
         found: dict[str, list[str]] = {kind: [] for kind in SHARES}
         for path, content in self.state.files.items():
             if content.size and path not in ("reserve", "lock"):
-                kind = "log" if path.endswith(".log") else "database" if path.startswith("metadata") else "derived"
-                found[kind].append(path)
+                kind = {".log": "log", ".seal": "seal", ".db": "database"}.get(Path(path).suffix, "derived")
+                found["database" if path.startswith("metadata") else kind].append(path)
         return found
 
     def batch_at(self, path: str, position: int) -> tuple[int, int]:

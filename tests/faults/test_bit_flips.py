@@ -14,7 +14,7 @@ import pytest
 
 from .shards import run_shards
 
-FLIPS = 0 if os.environ.get("TAKHIN_FLIP_ALL") else int(os.environ.get("TAKHIN_FLIPS", "250"))
+FLIPS = 0 if os.environ.get("TAKHIN_FLIP_ALL") else int(os.environ.get("TAKHIN_FLIPS", "350"))
 SEED = int(os.environ.get("TAKHIN_SEED", "1"))
 
 

@@ -16,11 +16,11 @@ from tests.debug_build import debug_tree
 from .shards import run_shards
 from .shim import environment
 
-CASES = int(os.environ.get("TAKHIN_CALLS", "180"))
+CASES = int(os.environ.get("TAKHIN_CALLS", "300"))
 SEED = int(os.environ.get("TAKHIN_SEED", "1"))
 
 
-@pytest.mark.timeout(0 if CASES == 0 or CASES > 1000 else 240)
+@pytest.mark.timeout(0 if CASES == 0 or CASES > 1000 else 400)
 def test_every_system_call_may_fail(shim: Path, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     victims, marks = scratch / "victims", scratch / "marks"
     victims.mkdir()
