@@ -136,7 +136,7 @@ def _figures(row: Row, result: dict[str, Any]) -> dict[str, float]:
     transferred = result["bytes_in"] if row.mode in ("consume", "tail") else result["bytes_out"]
     return {
         "messages_per_second": messages / seconds,
-        "records_per_second": messages * row.records / seconds,
+        "records_per_second": (transferred if row.mode == "consume" else messages) * row.records / seconds,
         "megabytes_per_second": transferred / seconds / 1e6,
         "mean_us": result["latency_us"]["mean"],
         "p50_us": result["latency_us"]["p50"],
@@ -160,9 +160,9 @@ def _summary(row: Row, runs: list[dict[str, float]], against: list[dict[str, flo
         "runs": {"takhin": runs, "against": against},
     }
     if against:
-        ratios = [
-            run["messages_per_second"] / other["messages_per_second"] for run, other in zip(runs, against, strict=True)
-        ]
+        # The same requests on both sides; responses may be of another size.
+        figure = "megabytes_per_second" if row.mode == "consume" else "messages_per_second"
+        ratios = [run[figure] / other[figure] for run, other in zip(runs, against, strict=True)]
         summary["yardstick"] = {name: statistics.median(run[name] for run in against) for name in against[0]}
         summary["ratio"] = statistics.median(ratios)
         summary["ratio_spread"] = [min(ratios), max(ratios)]

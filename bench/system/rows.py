@@ -26,7 +26,7 @@ class Row:
     bare_method: str
     #: Prepared requests.
     messages: list[bytes]
-    #: Records in a message of the client (in one of the server's, where ``mode`` is ``consume``).
+    #: Records in a message of the client; in a byte of the server's, where ``mode`` is ``consume``.
     records: float
     #: Smallest ratio; None when there is no goal for it.
     goal: float | None
@@ -85,7 +85,7 @@ def _consume(name: str, title: str, records: int, size: int, goal: float, least:
     fill = [requests.batch(TOPIC, 0, records, size, 1)]
     return Row(
         name, title, "consume", SERVICE + "ConsumeMessages", SEND, [requests.consume(TOPIC, 0, MIB)],
-        MIB / requests.consumed_record_bytes(size), goal, window=1, error_field=5,
+        1 / requests.consumed_record_bytes(size), goal, window=1, error_field=5,
         fill=fill, fill_times=total // (records * requests.consumed_record_bytes(size)),
         absolute=("records_per_second", ">=", least) if least else None,
     )  # fmt: skip
