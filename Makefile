@@ -17,7 +17,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test crash lint type bench bench-quick bench-peers proto sanitize binary folder sbom deb test-packaging clean
+.PHONY: help build run test crash powercut lint type bench bench-quick bench-peers proto sanitize binary folder sbom deb test-packaging clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ test: $(BUILT)  ## all tests; TESTS='tests/unit -k segment' for some
 
 crash: $(BUILT)  ## kill a loaded server again and again, check every record; SECONDS=600 SEED=...
 	$(BIN)/python -m tests.crash.driver --seconds $(or $(SECONDS),60) --seed '$(SEED)'
+
+powercut: $(BUILT)  ## all power cuts, kills, failing calls and flipped bits that are counted, not a sample; half an hour; SEED=...
+	TAKHIN_POWERCUT_STATES=$(or $(STATES),0) TAKHIN_KILLS=0 TAKHIN_CALLS=0 TAKHIN_FLIP_ALL=1 TAKHIN_REAL_CUTS=20 \
+	  TAKHIN_SEED=$(or $(SEED),1) $(BIN)/python -m pytest --timeout=0 tests/faults
 
 lint: $(BUILT)  ## ruff, the import rules, buf
 	$(BIN)/ruff check .
