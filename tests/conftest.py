@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 #: Where `go install` puts commands, besides PATH.
 GO_BIN = Path(os.environ.get("GOPATH", Path.home() / "go")) / "bin"
+
+
+# A shell that runs the tests in the background has them, and all that they start, ignore SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing(reason: str) -> None:
