@@ -104,5 +104,5 @@ test-packaging: deb $(BUILT)  ## the executable, the unit and the package; as ro
 	TAKHIN_PACKAGING=1 $(BIN)/python -m pytest --timeout=900 $(or $(TESTS),$(addprefix tests/packaging/test_,executable.py package.py service.py page.py))
 
 clean:  ## remove everything built, not ./data
-	rm -rf $(VENV) build dist *.egg-info takhin/v1 takhin/*.so takhin/*.html .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info takhin/v1 takhin/_version.py takhin/*.so takhin/*.html .hypothesis .mypy_cache .ruff_cache
 	find takhin tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

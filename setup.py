@@ -1,4 +1,4 @@
-"""Builds what the wheel holds besides plain Python: the Cython modules and the protobuf code.
+"""Builds what the wheel holds besides plain Python: the Cython modules, the protobuf code, the version.
 
 Switches, in the environment:
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -91,18 +92,30 @@ def generate_protobuf(out: Path) -> None:
         (package / "__init__.py").write_text('"""Generated from proto/ when the project is built."""\n')
 
 
+def generate_version(out: Path) -> None:
+    """Write ``takhin/_version.py`` below ``out``: asking the installed metadata at each start would cost 20 ms."""
+    version = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["version"]
+    text = f'"""Generated from pyproject.toml when the project is built."""\n\n__version__ = "{version}"\n'
+    target = out / "takhin" / "_version.py"
+    if not target.exists() or target.read_text() != text:
+        aside = target.with_suffix(".new")  # a process that starts now sees the old one or the new one
+        aside.write_text(text)
+        aside.replace(target)
+
+
 class BuildPy(build_py):
-    """Generates the protobuf code before the packages are collected."""
+    """Generates the protobuf code and the version before the packages are collected."""
 
     def run(self) -> None:
         generate_protobuf(HERE)
+        generate_version(HERE)
         self.packages = sorted({*(self.packages or []), "takhin.v1"})
         super().run()
 
 
 class BuildExt(build_ext):
     """Translates with our directives, into a place of each build's own; an editable install, which
-    builds in place, needs the protobuf code there as well."""
+    builds in place, needs the generated code there as well."""
 
     def finalize_options(self) -> None:
         from Cython.Build import cythonize
@@ -119,6 +132,7 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         generate_protobuf(HERE)
+        generate_version(HERE)
         super().run()
 
 

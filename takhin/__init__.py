@@ -1,10 +1,8 @@
 """Takhin: a durable, partitioned commit log that speaks gRPC, on one machine."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 try:
-    __version__ = version("takhin")
-except PackageNotFoundError:  # run from a tree that was never installed
+    from ._version import __version__
+except ImportError:  # a tree that was never built
     __version__ = "0+unknown"
 
 __all__ = ["__version__"]

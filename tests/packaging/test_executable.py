@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -81,15 +81,18 @@ def test_it_is_smaller_than_25_mb() -> None:
     assert BINARY.stat().st_size < 25_000_000
 
 
-def test_the_version_costs_less_than_half_a_second() -> None:
-    run(BINARY, "--version")
-    costs = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run(BINARY, "--version").startswith("takhin ")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(costs) < 0.5, "processor seconds: others may be busy on this machine"
+@pytest.mark.parametrize("form", ["takhin", "folder/takhin"])
+def test_the_version_is_there_in_less_than_half_a_second(form: str) -> None:
+    binary = BINARY.parent / form
+    run(binary, "--version")
+    took = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        assert run(binary, "--version").startswith("takhin ")
+        took.append(time.perf_counter() - begun)
+    print(f"{form} --version: median {statistics.median(took):.3f} s, at most {max(took):.3f} s")
+    # Not the slowest: others may be busy on this machine.
+    assert statistics.median(took) < 0.5
 
 
 def test_it_needs_nothing_from_the_environment(tmp_path: Path) -> None:

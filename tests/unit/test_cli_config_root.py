@@ -6,6 +6,8 @@ import errno
 import logging
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,6 +17,8 @@ from takhin import __version__
 from takhin.cli import exit_codes
 from takhin.cli.main import COMMANDS, cli
 from takhin.errors import ConfigError, DataDirLocked, MetadataDamaged
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -56,6 +60,11 @@ def test_the_version_is_printed(takhin):
     assert takhin("--version").output == f"takhin {__version__}\n"
 
 
+def test_the_version_is_that_of_the_project_file():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert __version__ == project["version"], "the tree was built with another version: make build"
+
+
 def test_help_lists_commands_exit_codes_and_examples(takhin):
     result = takhin("--help")
     assert result.exit_code == 0
@@ -72,7 +81,7 @@ def test_version_and_help_import_no_command_and_no_library_but_click():
         "for arguments in (['--version'], ['--help']):\n"
         "    cli(arguments, prog_name='takhin', standalone_mode=False)\n"
         "print([name for name in sys.modules if name.startswith('takhin.cli.')"
-        " or name in ('grpc', 'google', 'yaml', 'msgspec', 'rich', 'takhin.app')])"
+        " or name in ('grpc', 'google', 'yaml', 'msgspec', 'rich', 'takhin.app', 'importlib.metadata')])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(eval(result.stdout.splitlines()[-1]))
