@@ -22,7 +22,7 @@ from .clock import Clock
 from .config import Config
 from .config import warnings as config_warnings
 from .engine.base import Engine
-from .errors import ConfigError
+from .errors import ConfigError, Unavailable
 from .observe.logging import setup as set_up_logging
 from .observe.metrics import build_registry
 from .observe.sdnotify import Notifier, StartReporter, Watchdog
@@ -84,7 +84,7 @@ class App:
         self.clock = Clock()
         self._state = "starting"
         self._lock = threading.Lock()
-        self._engine_started = False
+        self._engine_claimed = False
         #: No thread is stuck in a call.
         self._all_home = True
         # Not an Event: a signal handler that sets one can meet the lock that its own thread holds.
@@ -96,7 +96,7 @@ class App:
         self.http: HttpServer | None = None
         if config.http.addr:
             debug = debug_pages(lambda: self.config) if config.http.debug else {}
-            self.http = HttpServer(config.http.addr, self.registry, self.causes, self.dashboard.render, debug)
+            self.http = HttpServer(config.http.addr, self.registry, self.causes, self.page, debug)
         self.grpc = GrpcServer(config, self.engine, self.clock, self.registry)
 
     @property
@@ -111,21 +111,36 @@ class App:
     def causes(self) -> list[str]:
         """Why the server is not ready; empty when it is."""
         if self._state != "running":
-            return [self._state]
+            return [self._not_running()]
         health = self.engine.health()
         return list(health.causes) or [health.status] if health.status == "unhealthy" else []
 
+    def _not_running(self) -> str:
+        """What it does instead; how far a start is."""
+        progress = self.engine.progress() if self._state == "starting" else ""
+        return f"{self._state}: {progress}" if progress else self._state
+
+    def page(self, query: str) -> tuple[bytes, str]:
+        """The page for people, see ``Dashboard``. Raises ``Unavailable`` while there is nothing to show."""
+        if self._state != "running":
+            raise Unavailable(self._not_running())
+        return self.dashboard.render(query)
+
     def start(self) -> None:
-        """Recover, then serve. Raises ``TakhinError`` with everything stopped again."""
+        """Recover, then serve. The HTTP port answers from the beginning, so that a long recovery can be watched.
+        Raises ``TakhinError`` with everything stopped again."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         for sentence in config_warnings(self.config):
             log.warning(sentence)
         try:
+            # First of all: who cannot have the data must not answer for who has it.
+            self.engine.claim()
+            self._engine_claimed = True
+            if self.http is not None:
+                self.http.start()
             self.engine.start()
-            self._engine_started = True
             if self.http is not None:
                 self.dashboard.history.start()
-                self.http.start()
             self.grpc.start()
         except BaseException:
             self.stop()
@@ -146,7 +161,7 @@ class App:
     def describe(self) -> str:
         """The state in a sentence, for people."""
         if self._state != "running":
-            return self._state
+            return self._not_running()
         health = self.engine.health()
         causes = f" ({'; '.join(health.causes)})" if health.causes else ""
         return f"serving on port {self.grpc_port}: {health.status}{causes}"
@@ -200,7 +215,7 @@ class App:
                 log.info("stopping")
             try:
                 self._all_home = self.grpc.stop(min(self.config.grpc.shutdown_grace, MAX_GRACE))
-                if self._engine_started:
+                if self._engine_claimed:
                     self.engine.stop()
             finally:
                 if self.http is not None:
@@ -267,7 +282,7 @@ class App:
         return 0
 
     def _start_and_report(self) -> None:
-        reporter = StartReporter(self.notifier, self.engine.progress)
+        reporter = StartReporter(self.notifier, self.describe)
         if self.notifier.enabled:
             reporter.start()
         try:

@@ -206,13 +206,18 @@ class Reader(ABC):
 class Engine(ABC):
     # -- life ---------------------------------------------------------------------------------
 
+    def claim(self) -> None:  # noqa: B027 (not every engine has something to own)
+        """Own the data and change nothing yet; quick. ``start`` does it where nobody has; ``stop`` gives it back.
+        Raises ``DataDirLocked``."""
+
     @abstractmethod
     def start(self) -> None:
         """Recover, then be ready. Raises ``DataDirLocked``, ``MetadataDamaged``, ``ConfigError``."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Refuse new work, flush everything, leave the clean marker. Idempotent."""
+        """Refuse new work, flush everything, leave the clean marker. Idempotent; also before ``start`` and after
+        one that failed, when it changes nothing."""
 
     @abstractmethod
     def health(self) -> EngineHealth: ...
@@ -225,7 +230,7 @@ class Engine(ABC):
         return Totals()
 
     def progress(self) -> str:
-        """How far ``start`` is, for people; callable from any thread while it runs."""
+        """How far ``start`` is, for people; empty when nothing is known yet. Callable from any thread."""
         return ""
 
     # -- topics -------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class LocalReload(Engine):
     def progress(self) -> str:
         manager = self._manager
         if manager.expected_partitions == 0:
-            return "starting"
-        return f"recovering: {len(manager.partitions())} of {manager.expected_partitions} partitions are open"
+            return ""
+        return f"recovered {len(manager.partitions())} of {manager.expected_partitions} partitions"
 
     def totals(self) -> Totals:
         done = self._manager.environment.counters

@@ -127,7 +127,7 @@ class StartReporter(_Repeating):
         self._moved = time.monotonic()
 
     def step(self) -> None:
-        text = self._progress() or "starting"
+        text = self._progress()
         now = time.monotonic()
         if text != self._last:
             self._last, self._moved = text, now

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -18,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from .. import __version__, address
-from ..errors import AddressInUse
+from ..errors import AddressInUse, Unavailable
 from ..observe.logging import incident
 from .debug import Pages
 from .timers import Timers
@@ -27,8 +28,15 @@ log = logging.getLogger(__name__)
 
 #: Seconds that one request may take, however its bytes drip in.
 REQUEST_SECONDS = 10.0
-#: Requests at once; more wait to be accepted.
+#: Requests at once.
 MAX_REQUESTS = 32
+#: Seconds that each of them surely has. When there is no room for one more, the oldest gives way after that:
+#: whoever keeps connections open, or reads slowly, cannot keep a probe waiting.
+SHARE_SECONDS = 0.2
+#: Pages at once; they may wait for the engine.
+MAX_PAGES = 8
+#: Seconds after which a page that is not there yet is asked for again.
+AGAIN_SECONDS = "2"
 
 #: From the query of the URL, the page for people and its content security policy.
 Page = Callable[[str], tuple[bytes, str]]
@@ -63,6 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer()
         except OSError:
             raise
+        except Unavailable as exc:
+            # A browser that shows it looks again by itself.
+            headers = {"Retry-After": AGAIN_SECONDS, "Refresh": AGAIN_SECONDS}
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"{exc.message}\n".encode(), extra=headers)
         except Exception as exc:
             identity = incident(log, exc, path=path)
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error, incident {identity}\n".encode())
@@ -89,7 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self, query: str) -> None:
         assert self.server.page is not None
-        body, policy = self.server.page(query)
+        if not self.server.pages.acquire(timeout=SHARE_SECONDS):
+            raise Unavailable("too many pages at once")
+        try:
+            body, policy = self.server.page(query)
+        finally:
+            self.server.pages.release()
         extra = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -136,7 +153,11 @@ class _Server(ThreadingHTTPServer):
         self.page: Page | None = None
         self.debug: Pages = {}
         self.timers = Timers()
+        self.pages = threading.BoundedSemaphore(MAX_PAGES)
         self._room = threading.BoundedSemaphore(MAX_REQUESTS)
+        self._lock = threading.Lock()
+        #: When each that was not cut began, ``time.monotonic`` seconds; the oldest first.
+        self._open: dict[socket.socket, float] = {}
         super().__init__((where.host or "::", where.port), _Handler)
 
     def server_bind(self) -> None:
@@ -146,8 +167,17 @@ class _Server(ThreadingHTTPServer):
         ThreadingHTTPServer.__mro__[3].server_bind(self)  # type: ignore[attr-defined]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._room.acquire()
-        super().process_request(request, client_address)
+        if not self._room.acquire(blocking=False):
+            self._cut_oldest()
+            while not self._room.acquire(timeout=SHARE_SECONDS):
+                self._cut_oldest()
+        with self._lock:
+            self._open[request] = time.monotonic()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._over(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         timer = self.timers.after(REQUEST_SECONDS, lambda: _cut(request))
@@ -155,7 +185,20 @@ class _Server(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             timer.cancel()
-            self._room.release()
+            self._over(request)
+
+    def _over(self, request: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        self._room.release()
+
+    def _cut_oldest(self) -> None:
+        with self._lock:
+            oldest = next(iter(self._open), None)
+            if oldest is None or time.monotonic() - self._open[oldest] < SHARE_SECONDS:
+                return
+            del self._open[oldest]
+        _cut(oldest)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         fields = {"peer": str(client_address[0]), "cause": repr(sys.exception())}

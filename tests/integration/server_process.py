@@ -53,6 +53,8 @@ class ServerProcess:
         self.http_address = f"127.0.0.1:{free_port()}"
         self.process: subprocess.Popen[bytes] | None = None
         self._descriptors = descriptors
+        #: In force from the next start on, in place of this process's own.
+        self.environment: Mapping[str, str] = os.environ
         merged: dict[str, Any] = {"logging": {"format": "json"}, **dict(config or {})}
         merged.setdefault("data_dir", str(self.data_dir))
         merged["grpc"] = {"addr": self.address, **merged.get("grpc", {})}
@@ -71,7 +73,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**self.environment, "PYTHONUNBUFFERED": "1"},
             )
         return self.process
 

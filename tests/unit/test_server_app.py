@@ -11,17 +11,18 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from msgspec.structs import replace
 
 from takhin.app import App
 from takhin.clock import Clock
 from takhin.config import Config, GrpcConfig, HttpConfig
 from takhin.engine.base import Engine, EngineHealth
-from takhin.errors import AddressInUse
+from takhin.errors import AddressInUse, DataDirLocked, MetadataDamaged
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
 from tests.reference.memory_engine import MemoryEngine
@@ -53,10 +54,10 @@ def app() -> Iterator[App]:
     made.close()
 
 
-def ready(app: App) -> tuple[int, bytes]:
+def ready(app: App, path: str = "/readyz") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", app.http_port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
     finally:
@@ -102,6 +103,130 @@ def test_an_address_in_use_stops_everything_again(app: App) -> None:
         assert second.causes() == ["stopped"]
         second.close()
     assert list_topics(app.grpc_port) == []
+
+
+class Recovering(MemoryEngine):
+    """One whose start waits to be told how it ends."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        super().__init__(config, clock)
+        self.recovered = 0
+        self.ends = threading.Event()
+        self.problem: Exception | None = None
+        self.claimed = threading.Event()
+
+    def claim(self) -> None:
+        self.claimed.set()
+
+    def start(self) -> None:
+        assert self.claimed.is_set()
+        assert self.ends.wait(20)
+        if self.problem is not None:
+            raise self.problem
+        super().start()
+
+    def progress(self) -> str:
+        return f"recovered {self.recovered} of 9 partitions" if self.recovered else ""
+
+
+def recovering(config: Config, clock: Clock, _registry: object) -> Engine:
+    return Recovering(config, clock)
+
+
+@pytest.fixture
+def starting() -> Iterator[tuple[App, Recovering, list[Exception]]]:
+    """An app whose start goes on in a thread, its engine, and what the start has raised."""
+    app = App(config(), recovering)
+    raised: list[Exception] = []
+
+    def start() -> None:
+        try:
+            app.start()
+        except Exception as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    engine = app.engine
+    assert isinstance(engine, Recovering)
+    try:
+        wait_until(lambda: app.http_port != 0)
+        yield app, engine, raised
+    finally:
+        engine.ends.set()
+        thread.join()
+        app.close()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_during_recovery_the_probes_answer_and_say_how_far_it_is(
+    starting: tuple[App, Recovering, list[Exception]],
+) -> None:
+    app, engine, raised = starting
+    assert ready(app) == (503, b"not ready: starting\n")
+    for n in (1, 5):
+        engine.recovered = n
+        assert ready(app) == (503, f"not ready: starting: recovered {n} of 9 partitions\n".encode())
+        assert ready(app, "/") == (503, f"starting: recovered {n} of 9 partitions\n".encode())
+        assert app.describe() == f"starting: recovered {n} of 9 partitions", "what systemd is told"
+    assert ready(app, "/livez") == (200, b"alive\n")
+    assert ready(app, "/version")[0] == 200
+    assert b"takhin_build_info" in ready(app, "/metrics")[1]
+    assert app.grpc_port == 0, "clients find nobody until all is there"
+    engine.ends.set()
+    wait_until(lambda: ready(app)[0] == 200)
+    assert list_topics(app.grpc_port) == []
+    assert ready(app, "/")[0] == 200
+    assert raised == []
+
+
+def test_a_start_that_fails_closes_the_port_again(starting: tuple[App, Recovering, list[Exception]]) -> None:
+    app, engine, raised = starting
+    assert ready(app)[0] == 503
+    engine.problem = MetadataDamaged("the metadata is damaged")
+    engine.ends.set()
+    wait_until(lambda: raised != [])
+    assert raised == [engine.problem]
+    with pytest.raises(OSError):
+        ready(app)
+    assert not [thread.name for thread in threading.enumerate() if thread.name in ("takhin-http", "dashboard")]
+
+
+def test_who_cannot_have_the_data_opens_no_port() -> None:
+    class Owned(Recovering):
+        def claim(self) -> None:
+            raise DataDirLocked("somebody else has it")
+
+    app = App(config(), lambda config, clock, _: Owned(config, clock))
+    with pytest.raises(DataDirLocked):
+        app.start()
+    assert app.http_port == 0
+    app.close()
+
+
+def test_who_cannot_have_the_port_gives_the_data_back_as_it_was(app: App, tmp_path: Path) -> None:
+    app.start()
+    data = tmp_path / "data"
+    first = App(replace(config(), data_dir=str(data)))
+    first.start()
+    first.engine.create_topic("t", 3, 1, {})
+    first.close()
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != "lock"}
+    second = App(replace(config(http_addr=f"127.0.0.1:{app.http_port}"), data_dir=str(data)))
+    with pytest.raises(AddressInUse, match=r"http\.addr"):
+        second.start()
+    assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != "lock"}
+    third = App(replace(config(), data_dir=str(data)))
+    third.start()
+    assert third.engine.topic_names() == ["t"]
+    second.close()
+    third.close()
 
 
 def test_http_can_be_off() -> None:

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from takhin import __version__
-from takhin.errors import AddressInUse
+from takhin.errors import AddressInUse, Unavailable
 from takhin.server import http as http_module
-from takhin.server.http import HttpServer
+from takhin.server.http import HttpServer, Page
 
 
 class Running:
@@ -115,14 +115,69 @@ def test_an_endless_line_is_refused(running: Running) -> None:
         assert b" 414 " in connection.recv(1000)
 
 
-def test_connections_that_say_nothing_do_not_block_the_others_for_long(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_module, "REQUEST_SECONDS", 0.3)
-    silent = [running.connect() for _ in range(http_module.MAX_REQUESTS + 5)]
+def test_connections_that_say_nothing_give_way_to_those_that_ask(running: Running) -> None:
+    silent = [running.connect() for _ in range(http_module.MAX_REQUESTS + 30)]
+    begun = time.monotonic()
     assert running.get("/livez")[0] == 200
+    assert time.monotonic() - begun < 1
     for connection in silent:
         connection.close()
+
+
+def test_as_long_as_there_is_room_nobody_is_cut(running: Running) -> None:
+    silent = [running.connect() for _ in range(http_module.MAX_REQUESTS - 8)]
+    time.sleep(http_module.SHARE_SECONDS)
+    for _ in range(5):
+        assert running.get("/livez")[0] == 200
+    for connection in silent:
+        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 " in connection.recv(1000)
+        connection.close()
+
+
+def paged(page: Page) -> Running:
+    made = Running()
+    assert made.server._server is not None
+    made.server._server.page = page
+    return made
+
+
+def test_a_page_that_is_not_there_yet_says_why_and_is_asked_for_again() -> None:
+    def starting(_query: str) -> tuple[bytes, str]:
+        raise Unavailable("starting: recovered 1 of 3 partitions")
+
+    running = paged(starting)
+    code, headers, body = running.get("/")
+    assert (code, body) == (503, b"starting: recovered 1 of 3 partitions\n")
+    assert headers["refresh"] == headers["retry-after"] == "2"
+    running.server.stop()
+
+
+def test_pages_that_wait_for_something_leave_room_for_probes() -> None:
+    go = threading.Event()
+
+    def stuck(_query: str) -> tuple[bytes, str]:
+        go.wait(10)
+        return b"page", "none"
+
+    running = paged(stuck)
+    codes: list[int] = []
+    askers = [threading.Thread(target=lambda: codes.append(running.get("/")[0])) for _ in range(20)]
+    for asker in askers:
+        asker.start()
+    begun = time.monotonic()
+    for _ in range(10):
+        assert running.get("/livez")[0] == 200
+    assert time.monotonic() - begun < 2
+    while len(codes) < 20 - http_module.MAX_PAGES:
+        assert time.monotonic() - begun < 5
+        time.sleep(0.01)
+    assert set(codes) == {503}, "those that are too many are told so"
+    go.set()
+    for asker in askers:
+        asker.join()
+    assert codes.count(200) == http_module.MAX_PAGES
+    running.server.stop()
 
 
 def test_an_address_in_use_says_so(running: Running) -> None:
