@@ -101,7 +101,7 @@ deb: binary  ## dist/takhin_VERSION_ARCH.deb
 	$(PYTHON) packaging/debian/package.py
 
 test-packaging: deb $(BUILT)  ## the executable, the unit and the package; as root also under a real systemd
-	TAKHIN_PACKAGING=1 $(BIN)/python -m pytest --timeout=900 $(or $(TESTS),$(addprefix tests/packaging/test_,executable.py package.py service.py page.py))
+	TAKHIN_PACKAGING=1 $(BIN)/python -m pytest --timeout=900 $(or $(TESTS),$(addprefix tests/packaging/test_,executable.py package.py service.py container.py kubernetes.py page.py))
 
 clean:  ## remove everything built, not ./data
 	rm -rf $(VENV) build dist *.egg-info takhin/v1 takhin/_version.py takhin/*.so takhin/*.html .hypothesis .mypy_cache .ruff_cache

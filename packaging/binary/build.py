@@ -36,6 +36,10 @@ SOURCES = (
     "LICENSE",
     "NOTICE",
 )
+#: For what is compiled here: checks of buffers where the compiler can put them, and nothing left to write in the
+#: tables of addresses once the program is loaded.
+FORTIFY = "-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2"
+BIND_NOW = "-Wl,-z,relro,-z,now"
 #: For trees without a history.
 SOME_TIME = "1735689600"
 
@@ -139,7 +143,7 @@ def make_bootloader(work: Path, bin_dir: Path) -> None:
     place = run(bin_dir / "python", "-c", "import PyInstaller as p; print(p.__path__[0], p.PLATFORM)").split()
     target = Path(place[0]) / "bootloader" / place[1] / "run"
     stamp = work / "venv" / ".bootloader"
-    wanted = hashlib.sha256(source.read_bytes() + pinned.encode()).hexdigest()
+    wanted = hashlib.sha256(source.read_bytes() + f"{pinned} {FORTIFY} {BIND_NOW}".encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     step("bootloader")
@@ -151,10 +155,11 @@ def make_bootloader(work: Path, bin_dir: Path) -> None:
     (packed,) = folder.glob("*.tar.gz")
     run("tar", "-xf", packed, "-C", folder)
     (sources,) = folder.glob("*/bootloader")
-    flags = f"-O2 -Wall -Wextra -Werror -ffile-prefix-map={HERE}=."
+    flags = f"-O2 -Wall -Wextra -Werror -ffile-prefix-map={HERE}=. {FORTIFY}"
     run("gcc", *flags.split(), "-c", source, "-o", folder / "tmpdir.o")
     build_env = environment(
-        LINKFLAGS=f"{folder / 'tmpdir.o'} -Wl,--build-id=none", CFLAGS=f"-ffile-prefix-map={sources}=."
+        LINKFLAGS=f"{folder / 'tmpdir.o'} -Wl,--build-id=none {BIND_NOW}",
+        CFLAGS=f"-ffile-prefix-map={sources}=. {FORTIFY}",
     )
     run(bin_dir / "python", "./waf", "--static-zlib", "configure", "all", cwd=sources, env=build_env)
     shutil.copy(sources / "build" / "release" / "run", target)
@@ -164,13 +169,13 @@ def make_bootloader(work: Path, bin_dir: Path) -> None:
 def install_takhin(work: Path, bin_dir: Path) -> None:
     """The package, compiled for release, into the virtual environment."""
     tree, stamp = work / "tree", work / "venv" / ".takhin"
-    wanted = copy_tree(tree)
+    wanted = f"{copy_tree(tree)} {FORTIFY} {BIND_NOW}"
     if stamp.exists() and stamp.read_text() == wanted:
         return
     step("takhin")
     stamp.unlink(missing_ok=True)
-    flags = f"-ffile-prefix-map={tree}=. -Wdate-time -Werror=date-time"
-    build_env = environment(CFLAGS=flags, TAKHIN_BUILD="release")
+    flags = f"-ffile-prefix-map={tree}=. -Wdate-time -Werror=date-time {FORTIFY}"
+    build_env = environment(CFLAGS=flags, LDFLAGS=BIND_NOW, TAKHIN_BUILD="release")
     pip = (bin_dir / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--force-reinstall")
     run(*pip, "--no-cache-dir", tree, cwd=work, env=build_env)
     stamp.write_text(wanted)

@@ -28,7 +28,10 @@ sys.path.insert(0, str(HERE.parent / "binary"))
 
 from build import environment, run, source_date_epoch  # noqa: E402
 
-MAINTAINER = "Takhin maintainers <maintainers@takhin.invalid>"
+#: Nobody can be reached there: who publishes packages says who they are, in Debian's own variables.
+MAINTAINER = "{} <{}>".format(
+    os.environ.get("DEBFULLNAME", "Takhin maintainers"), os.environ.get("DEBEMAIL", "maintainers@takhin.invalid")
+)
 
 
 def is_elf(path: Path) -> bool:
@@ -99,6 +102,7 @@ def lay_out(root: Path, out: Path, version: str) -> None:
     write(documents / "changelog.gz", packed(changelog(version)))
     write(documents / "LICENSES.txt.gz", packed((out / "LICENSES.txt").read_bytes()))
     write(documents / "takhin.cdx.json.gz", packed((out / "takhin.cdx.json").read_bytes()))
+    write(documents / "examples/restart-backoff.conf", (REPOSITORY / "systemd/restart-backoff.conf").read_bytes())
     write(share / "lintian/overrides/takhin", (HERE / "lintian-overrides").read_bytes())
     for path in library.rglob("*"):
         executable = path.name == "takhin" and path.parent == library

@@ -86,6 +86,16 @@ def test_the_server_works_inside_its_sandbox(machine: Machine) -> None:
     assert machine.run("takhin", "consume", "t", "--max-records", "1").splitlines()[0] == "1"
 
 
+def test_limits_and_oom_settings_are_in_force(machine: Machine) -> None:
+    pid = machine.show("MainPID")
+    limits = machine.run("cat", f"/proc/{pid}/limits")
+    assert re.search(r"^Max open files\s+65536\s+65536\s", limits, re.MULTILINE)
+    assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.MULTILINE)
+    assert machine.run("cat", f"/proc/{pid}/oom_score_adj").strip() == "-200"
+    assert machine.show("OOMPolicy") == "stop"
+    assert machine.show("TasksMax") == "16384"
+
+
 def test_a_reload_changes_what_can_change_and_keeps_the_process(machine: Machine) -> None:
     pid = machine.show("MainPID")
     configure(machine, "logging: {level: debug}\ngrpc: {data_threads: 9}\n")
@@ -174,7 +184,10 @@ def test_the_single_executable_serves_under_the_same_unit(machine: Machine, buil
     )
     machine.run("systemctl", "restart", "takhin")
     assert machine.show("StatusText").startswith("serving on port 9092: healthy")
-    assert len(machine.run("pgrep", "-f", program).split()) == 2, "the loader and its child"
+    loader, child = machine.run("pgrep", "-f", program).split()
+    for pid in (loader, child):
+        assert "Max open files            65536                65536" in machine.run("cat", f"/proc/{pid}/limits")
+        assert machine.run("cat", f"/proc/{pid}/oom_score_adj").strip() == "-200"
     machine.run("systemctl", "reload", "takhin")
     time.sleep(5)
     assert machine.show("NRestarts") == "0", "the child feeds the watchdog of the loader"

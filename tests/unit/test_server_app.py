@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -251,6 +252,33 @@ def test_run_ends_when_it_is_asked_to(app: App) -> None:
     assert app.run() == 0
     thread.join()
     app.request_stop()
+
+
+def test_systemd_is_told_during_the_start_what_a_probe_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        app = App(config(), recovering)
+        engine = app.engine
+        assert isinstance(engine, Recovering)
+        engine.recovered = 7
+        messages: list[str] = []
+
+        def play_systemd() -> None:
+            messages.append(manager.recv(4096).decode())
+            engine.ends.set()
+            while "READY=1" not in messages[-1]:
+                messages.append(manager.recv(4096).decode())
+            app.request_stop()
+
+        thread = threading.Thread(target=play_systemd)
+        thread.start()
+        assert app.run() == 0
+        thread.join()
+    assert "STATUS=starting: recovered 7 of 9 partitions\n" in messages[0]
+    assert "EXTEND_TIMEOUT_USEC=" in messages[0]
+    assert "STATUS=serving on port" in messages[-1]
 
 
 SERVER = textwrap.dedent(
