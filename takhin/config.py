@@ -116,6 +116,13 @@ class GrpcConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(ge=1, le=INT32_MAX, description="New calls that may wait to be taken up; more are cancelled."),
     ] = 10_000
+    direct_calls: Annotated[
+        bool,
+        Meta(
+            description="Move messages by parts of the gRPC library that are not public, which is much faster; off "
+            "by itself where the library does not have them. false = only by what is public."
+        ),
+    ] = True
     data_threads: Annotated[
         int, Meta(ge=1, le=10_000, description="Threads for produce, and for consume while it reads.")
     ] = 256

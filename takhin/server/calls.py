@@ -1,10 +1,10 @@
-"""From a function over bytes to a gRPC handler: receiving the request, turning errors into statuses."""
+"""From a function over bytes to the behaviour of a call: receiving the request, turning errors into statuses."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError, Message
 
 from .. import errors
 from . import status
+from .call import Call, Send
 from .names import names_in, refine
-from .parked import Send
 from .pools import CallPool
 from .timers import Timers
 
@@ -21,13 +21,15 @@ from .timers import Timers
 Unary = Callable[[bytes, grpc.ServicerContext], bytes]
 #: A method whose responses are sent later: it has taken everything over when it returns.
 Parked = Callable[[bytes, grpc.ServicerContext, Send], None]
-#: As ``Parked``, with a stream of requests that it reads before it returns.
-ParkedBidi = Callable[[Iterator[bytes], grpc.ServicerContext, Send], None]
+#: As ``Parked``, with a stream of requests; all of the call is the method's.
+ParkedBidi = Callable[[Call], None]
+#: What begins when a call arrives. Quick, for it may run on the serving thread; never raises.
+Behaviour = Callable[[Call], None]
 
 Request = TypeVar("Request", bound=Message)
 
-#: Seconds that a single request has to arrive. Its thread waits for it, so a client that sends half of one
-#: must not keep the thread for as long as it likes.
+#: Seconds that a single request has to arrive: a client that sends half of one must not keep a place among the
+#: calls, or even a thread, for as long as it likes.
 ARRIVAL_SECONDS = 30.0
 
 
@@ -43,20 +45,27 @@ class Arrivals:
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._armed = False
 
-    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        """The first request. Raises ``grpc.RpcError`` when the call is over first, ``MessageTooLarge``."""
+    def receive(self, call: Call, work: Callable[[Call, bytes | None], None]) -> None:
+        """Then ``work``, in a thread of the call's pool, with its request; None when the call was over first."""
+        context = call.context
         with self._lock:
             self._waiting[context] = time.monotonic() + self._seconds
             arm, self._armed = not self._armed, True
         if arm:
             self._timers.after(self._seconds, self._give_up_late)
-        try:
-            return check_size(next(requests), self._max_message_bytes)
-        except StopIteration:
-            raise errors.Unimplemented("the method takes exactly one request message, and none came") from None
-        finally:
+
+        def deliver(data: bytes | None) -> None:
             with self._lock:
                 del self._waiting[context]
+            call.spawn(lambda: work(call, data))
+
+        call.receive(deliver)
+
+    def checked(self, data: bytes | None) -> bytes:
+        """The request itself. Raises ``MessageTooLarge``, ``Unimplemented`` when there is none."""
+        if data is None:
+            raise errors.Unimplemented("the method takes exactly one request message, and none came")
+        return check_size(data, self._max_message_bytes)
 
     def _give_up_late(self) -> None:
         now = time.monotonic()
@@ -102,62 +111,68 @@ def cold(request_type: type[Request], method: Callable[[Request, grpc.ServicerCo
     return call
 
 
-# Unary methods are registered as streams of requests: gRPC then calls the handler at once, and it
-# is the handler that waits for the request, with a limit. On the wire there is no difference.
+# All methods are registered as streams of requests: gRPC then calls the handler at once, and the
+# wait for the request is ours, with a limit. On the wire there is no difference.
 
 
-def unary_handler(method: Unary, name: str, pool: CallPool, arrivals: Arrivals) -> grpc.RpcMethodHandler[Any, Any]:
-    def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+def unary(method: Unary, name: str, arrivals: Arrivals) -> Behaviour:
+    def work(call: Call, data: bytes | None) -> None:
+        if data is None and not call.context.is_active():
+            call.abandon()
+            return
         try:
-            return method(arrivals.receive(requests, context), context)
-        except grpc.RpcError:
-            raise  # the client has gone; gRPC knows
+            response = method(arrivals.checked(data), call.context)
         except Exception as exc:
-            fail(context, status.known(exc, method=name))
-            raise AssertionError from None  # fail has raised
+            fail_parked(call.context, call.send, status.known(exc, method=name))
+        else:
+            call.answer(response)
 
-    return grpc.stream_unary_rpc_method_handler(in_pool(call, pool))
+    return lambda call: arrivals.receive(call, work)
 
 
-def parked_handler(method: Parked, name: str, pool: CallPool, arrivals: Arrivals) -> grpc.RpcMethodHandler[Any, Any]:
-    def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+def parked(method: Parked, name: str, arrivals: Arrivals) -> Behaviour:
+    def work(call: Call, data: bytes | None) -> None:
         try:
-            method(arrivals.receive(requests, context), context, send)
-        except grpc.RpcError:
-            raise
+            method(arrivals.checked(data), call.context, call.send)
         except Exception as exc:
-            fail_parked(context, send, status.known(exc, method=name))
+            fail_parked(call.context, call.send, status.known(exc, method=name))
 
-    return grpc.stream_stream_rpc_method_handler(in_pool(call, pool, parked=True))
+    def begin(call: Call) -> None:
+        call.count_cancelled()
+        arrivals.receive(call, work)
+
+    return begin
 
 
-def parked_bidi_handler(method: ParkedBidi, name: str, pool: CallPool) -> grpc.RpcMethodHandler[Any, Any]:
-    def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+def parked_bidi(method: ParkedBidi, name: str) -> Behaviour:
+    def work(call: Call) -> None:
         try:
-            method(requests, context, send)
+            method(call)
         except grpc.RpcError:
-            raise
+            pass  # the client has gone; gRPC knows
         except Exception as exc:
-            fail_parked(context, send, status.known(exc, method=name))
+            fail_parked(call.context, call.send, status.known(exc, method=name))
 
-    return grpc.stream_stream_rpc_method_handler(in_pool(call, pool, parked=True))
+    def begin(call: Call) -> None:
+        call.count_cancelled()
+        call.spawn(lambda: work(call))
+
+    return begin
 
 
 def failing_handler(error: errors.TakhinError, pool: CallPool) -> grpc.RpcMethodHandler[Any, Any]:
     """Answers every call with the error, without waiting for its request."""
 
-    def call(_requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def call(_requests: object, context: grpc.ServicerContext) -> bytes:
         fail(context, error)
         raise AssertionError  # fail has raised
 
     return grpc.stream_unary_rpc_method_handler(in_pool(call, pool))
 
 
-def in_pool(behaviour: Callable[..., Any], pool: CallPool, parked: bool = False) -> Callable[..., Any]:
-    """Say to gRPC where the behaviour runs, and whether its answers come later."""
+def in_pool(behaviour: Callable[..., Any], pool: CallPool) -> Callable[..., Any]:
+    """Say to gRPC where the behaviour runs."""
     behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
-    if parked:
-        behaviour.experimental_non_blocking = True  # type: ignore[attr-defined]
     return behaviour
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -14,10 +16,11 @@ from .. import errors
 from .._fastlog import Batches
 from .._wire import decode_consume, encode_consume_response
 from ..engine.base import LATEST, Engine, GroupMember, Reader
+from .call import Send
 from .consume_plan import ConsumePlan, plan_of
 from .inflight import InFlight
 from .names import refine
-from .parked import Next, ParkedStream, Send, StreamSet
+from .parked import Next, ParkedStream, StreamSet
 from .senders import Senders
 from .timers import Timer, Timers
 
@@ -27,6 +30,8 @@ RESPONSES_A_TURN = 4
 MIN_CHUNK_BYTES = 64 * 1024
 #: Seconds after which a stream looks again for room in memory, if nobody told it sooner that there is some.
 ROOM_SECONDS = 1.0
+#: Seconds between two looks for peers that do not read: there may be very many streams to look at.
+EVICTION_SECONDS = 0.1
 #: Metadata key by which a client names itself in a group's description.
 CLIENT_ID_KEY = "client-id"
 _MAX_CLIENT_ID = 128
@@ -54,12 +59,21 @@ class ConsumeStream(ParkedStream):
         self._gather_until: float | None = None
         self._heartbeat_due = time.monotonic() + plan.heartbeat_seconds
         self._timer: Timer | None = None
+        #: When the responses that gRPC holds were handed to it, ``time.monotonic`` seconds.
+        self._under_way: deque[float] = deque()
         self.member: GroupMember | None = None
         self.leave_group: Callable[[], None] | None = None
 
     def describe(self) -> dict[str, Any]:
         plan = self._plan
         return {"stream": "consume", "topic": plan.topic, "partition": plan.partition, "peer": self.context.peer()}
+
+    def stuck_since(self) -> float | None:
+        """When the response was handed to gRPC that the peer should read next; None when it has read all."""
+        try:
+            return self._under_way[0]
+        except IndexError:
+            return None
 
     # -- with the turn -----------------------------------------------------------------------
 
@@ -118,7 +132,7 @@ class ConsumeStream(ParkedStream):
             self._chunk = None
         del chunk
         if count:
-            self.send(message)
+            self.send(message, None if self._chunk is not None else self._hand_over())
             if plan.max_records:
                 self._left -= count
             self._heartbeat_due = time.monotonic() + plan.heartbeat_seconds
@@ -204,6 +218,17 @@ class ConsumeStream(ParkedStream):
             self._service.sending.give(self._held)
             self._held = 0
 
+    def _hand_over(self) -> Callable[[], None]:
+        """The account is kept until gRPC holds the chunk's last response no more."""
+        held, self._held = self._held, 0
+        self._under_way.append(time.monotonic())
+
+        def taken() -> None:
+            self._under_way.popleft()
+            self._service.sending.give(held)
+
+        return taken
+
     def _drop_chunk(self) -> None:
         self._chunk = None
         self._unhold()
@@ -211,7 +236,7 @@ class ConsumeStream(ParkedStream):
     def _wait_for_room(self) -> Next:
         """Consumers that do not read have all the memory there is for sending: the worst of them go."""
         self._drop_chunk()
-        self._service.senders.evict_stuck()
+        self._service.evict_slow()
         self._service.sending.when_room(self.wake)
         self._wake_at(time.monotonic() + ROOM_SECONDS)
         return Next.PARK
@@ -245,7 +270,8 @@ class Consumer:
         self.sending = sending
         self.senders = senders
         self.timers = timers
-        self.streams = StreamSet("consumer", max_streams)
+        self.streams: StreamSet[ConsumeStream] = StreamSet("consumer", max_streams)
+        self._looked = 0.0
         self._max_message_bytes = max_message_bytes
 
     def consume_messages(self, data: bytes, context: grpc.ServicerContext, send: Send) -> None:
@@ -270,6 +296,21 @@ class Consumer:
             pass  # gone already, which the next line notices
         stream.watch_client()
         stream.wake()
+
+    def evict_slow(self) -> None:
+        """Give up the peers that have not read for the longest, if any has not for long."""
+        self.senders.evict_stuck()
+        now = time.monotonic()
+        if now - self._looked < EVICTION_SECONDS:
+            return
+        self._looked = now
+        slow = []
+        for stream in self.streams.all():
+            since = stream.stuck_since()
+            if since is not None and now - since > self.senders.EVICT_AFTER_SECONDS:
+                slow.append((since, stream))
+        for _, stream in heapq.nsmallest(max(1, len(slow) // 8), slow, key=lambda entry: entry[0]):
+            stream.evict()
 
     def _start_offset(self, plan: ConsumePlan) -> int:
         """The group's place, else the time's, else the offset asked for."""

@@ -17,6 +17,7 @@ from ..errors import AddressInUse, Unavailable
 from ..observe.metrics import GrpcMetrics, gauge
 from .calls import Arrivals
 from .consume import Consumer
+from .direct import supported
 from .health import Health
 from .inflight import InFlight
 from .info import Info
@@ -82,7 +83,7 @@ class GrpcServer:
             "max_inflight_bytes": config.memory.max_inflight_bytes,
         }
         self._info = info = Info(engine, clock, limits, FEATURES)
-        router = Router(GrpcMetrics(registry), self._pools.reject)
+        router = Router(GrpcMetrics(registry), self._pools.reject, grpc_config.direct_calls and supported())
         self._arrivals = arrivals = Arrivals(self._timers, grpc_config.max_message_size)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)
         add_health(router, self._pools, arrivals, self.health)

@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from .. import errors
-from .parked import Next, ParkedStream, Send, StreamSet
+from .call import Send
+from .parked import Next, ParkedStream, StreamSet
 from .senders import Senders
 
 SERVICE = "grpc.health.v1.Health"
@@ -53,7 +54,7 @@ class Health:
 
     def __init__(self, senders: Senders, services: tuple[str, ...]) -> None:
         self.senders = senders
-        self.watchers = StreamSet("health", MAX_WATCHERS)
+        self.watchers: StreamSet[_Watcher] = StreamSet("health", MAX_WATCHERS)
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = dict.fromkeys(("", *services), NOT_SERVING)
 

@@ -1,4 +1,4 @@
-"""Counts calls and messages of any handler, also of streams that answer long after their handler returned."""
+"""Counts calls and their messages: any call, and the handlers that are written against grpcio itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import grpc
 from ..observe.metrics import MethodMetrics
 
 _OK = grpc.StatusCode.OK
+#: The attribute by which gRPC finds the pool of a handler.
+_POOL = "experimental_thread_pool"
 
 
 class Received:
@@ -31,7 +33,7 @@ class Received:
         return request
 
 
-class _Call:
+class CallCount:
     """One call, counted as ended once, by whoever sees its end first."""
 
     __slots__ = ("_begun", "_context", "_ended", "_metrics")
@@ -64,51 +66,22 @@ class _Call:
 
 
 def instrument(handler: grpc.RpcMethodHandler[Any, Any], metrics: MethodMetrics) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same handler, counted. The wrapper has the inner behaviour's ``experimental_`` attributes,
-    by which gRPC finds the form and the pool of a handler."""
-    behaviour: Any
-    if handler.response_streaming:
-        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
-    else:
-        behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-    if handler.response_streaming:
-        parked = getattr(behaviour, "experimental_non_blocking", False)
-        wrapper = _parked(behaviour, metrics) if parked else _iterated(behaviour, metrics)
-    else:
-        wrapper = _answered(behaviour, metrics)
-    if not handler.request_streaming:
-        wrapper = _one_request(wrapper, metrics)
-    for name in ("experimental_non_blocking", "experimental_thread_pool"):
-        if hasattr(behaviour, name):
-            setattr(wrapper, name, getattr(behaviour, name))
-    factory = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
+    """The same handler of a stream of requests, counted, in the same pool."""
+    behaviour: Any = handler.stream_stream if handler.response_streaming else handler.stream_unary
+    wrapper = _iterated(behaviour, metrics) if handler.response_streaming else _answered(behaviour, metrics)
+    if hasattr(behaviour, _POOL):
+        setattr(wrapper, _POOL, getattr(behaviour, _POOL))
+    factory = (
+        grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+    )
     return factory(wrapper, handler.request_deserializer, handler.response_serializer)
 
 
-def _one_request(behaviour: Callable[..., Any], metrics: MethodMetrics) -> Callable[..., Any]:
-    """gRPC hands over one request: make it look like the iterators that the other wrappers count."""
-
-    def call(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
-        metrics.received.inc()
-        return behaviour(request, context, *send)
-
-    return call
-
-
-def _counted_requests(requests: Any, metrics: MethodMetrics) -> Any:
-    return Received(requests, metrics.received.inc) if hasattr(requests, "__next__") else requests
-
-
 def _answered(behaviour: Callable[..., Any], metrics: MethodMetrics) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
-        counted = _Call(metrics, context)
+    def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        counted = CallCount(metrics, context)
         try:
-            response = behaviour(_counted_requests(request, metrics), context)
+            response = behaviour(Received(requests, metrics.received.inc), context)
         except BaseException:
             counted.end(counted.failed_code())
             raise
@@ -121,11 +94,11 @@ def _answered(behaviour: Callable[..., Any], metrics: MethodMetrics) -> Callable
 
 
 def _iterated(behaviour: Callable[..., Any], metrics: MethodMetrics) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        counted = _Call(metrics, context)
+    def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        counted = CallCount(metrics, context)
         context.add_callback(counted.end_cancelled)
         try:
-            for response in behaviour(_counted_requests(request, metrics), context):
+            for response in behaviour(Received(requests, metrics.received.inc), context):
                 metrics.sent.inc()
                 yield response
         except GeneratorExit:
@@ -135,27 +108,5 @@ def _iterated(behaviour: Callable[..., Any], metrics: MethodMetrics) -> Callable
             counted.end(counted.failed_code())
             raise
         counted.end()
-
-    return call
-
-
-def _parked(behaviour: Callable[..., Any], metrics: MethodMetrics) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-        counted = _Call(metrics, context)
-        sent = metrics.sent.inc
-
-        def counted_send(message: Any) -> None:
-            if message is None:
-                counted.end()
-            else:
-                sent()
-            send(message)
-
-        context.add_callback(counted.end_cancelled)
-        try:
-            behaviour(_counted_requests(request, metrics), context, counted_send)
-        except BaseException:
-            counted.end(counted.failed_code())
-            raise
 
     return call

@@ -6,17 +6,14 @@ import enum
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
 
 from .. import errors
 from . import status
+from .call import Send
 from .senders import Senders
-
-#: What gRPC gives a non-blocking handler: a message, or None for the end. Blocks while the peer does not
-#: read. Two calls at once kill the server.
-Send = Callable[[bytes | None], None]
 
 
 class Next(enum.Enum):
@@ -39,20 +36,23 @@ class _Turn(enum.Enum):
     OVER = enum.auto()
 
 
-class StreamSet:
+_Stream = TypeVar("_Stream", bound="ParkedStream")
+
+
+class StreamSet(Generic[_Stream]):
     """The open streams of one kind: bounded, and told when the server stops. Safe from any thread."""
 
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.limit = limit
         self._lock = threading.Lock()
-        self._streams: set[ParkedStream] = set()
+        self._streams: set[_Stream] = set()
         self._ending: errors.TakhinError | None = None
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def add(self, stream: ParkedStream) -> None:
+    def add(self, stream: _Stream) -> None:
         """Raises ``TooManyStreams``, or ``Unavailable`` once ``end`` was called."""
         with self._lock:
             if self._ending is not None:
@@ -63,14 +63,16 @@ class StreamSet:
                 )
             self._streams.add(stream)
 
-    def discard(self, stream: ParkedStream) -> None:
+    def discard(self, stream: _Stream) -> None:
         with self._lock:
             self._streams.discard(stream)
 
-    def wake(self) -> None:
+    def all(self) -> list[_Stream]:
         with self._lock:
-            streams = list(self._streams)
-        for stream in streams:
+            return list(self._streams)
+
+    def wake(self) -> None:
+        for stream in self.all():
             stream.wake()
 
     def end(self, error: errors.TakhinError) -> None:
@@ -164,8 +166,9 @@ class ParkedStream(ABC):
             self._turn = _Turn.RUNNING
         self._take_turn()
 
-    def send(self, message: bytes) -> None:
-        self._send(message)
+    def send(self, message: bytes, taken: Callable[[], None] | None = None) -> None:
+        """``taken``: as ``Send``'s."""
+        self._send(message, taken)
 
     def _take_turn(self) -> None:
         try:

@@ -43,16 +43,25 @@ class CallPool(ThreadPoolExecutor):
     def is_full(self) -> bool:
         return self._load >= self.limit
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def enter(self) -> None:
+        """Count a call that is yet to be run, by ``run``."""
         with self._count_lock:
             self._load += 1
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(self._done)
-        return future
 
-    def _done(self, _future: Future[Any]) -> None:
+    def leave(self) -> None:
         with self._count_lock:
             self._load -= 1
+
+    def run(self, fn: Callable[..., object], /, *args: Any) -> None:
+        """Without counting. Raises ``RuntimeError`` after the shutdown."""
+        super().submit(fn, *args)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """For gRPC: a call, counted until it is done."""
+        self.enter()
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(lambda _future: self.leave())
+        return future
 
 
 class Pools:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -17,10 +16,11 @@ import grpc
 from .. import errors
 from ..engine.base import ACKS_NONE, Appended, Engine
 from . import status
+from .call import Call
 from .calls import ParkedBidi, check_size
 from .inflight import InFlight
 from .names import refine
-from .parked import Next, ParkedStream, Send, StreamSet
+from .parked import Next, ParkedStream, StreamSet
 from .produce import timed_out
 from .produce_codec import BATCH, MESSAGE, ProduceCodec, acks_of, producer_of, timeout_of
 from .senders import Senders
@@ -67,8 +67,9 @@ class _Answer:
 
 
 class ProduceStream(ParkedStream):
-    def __init__(self, service: ProduceStreams, codec: ProduceCodec, context: grpc.ServicerContext, send: Send) -> None:
-        super().__init__(context, send, service.senders)
+    def __init__(self, service: ProduceStreams, codec: ProduceCodec, call: Call) -> None:
+        super().__init__(call.context, call.send, service.senders)
+        self._call = call
         self._service = service
         self._codec = codec
         self.inflight = service.inflight
@@ -85,15 +86,16 @@ class ProduceStream(ParkedStream):
 
     # -- the reading thread ------------------------------------------------------------------
 
-    def read(self, requests: Iterator[bytes]) -> None:
+    def read(self) -> None:
         """Until the client half-closes, goes away, or the stream is asked to end."""
         try:
+            requests: deque[bytes] = deque()
             while self._wait_for_room():
-                data = next(requests, None)
-                if data is None or self.gone or self.ending is not None:
-                    break
-                self._take(data)
-                del data  # the wait for the next request must not keep this one
+                if not requests:
+                    requests.extend(self._call.take())
+                    if not requests or self.gone or self.ending is not None:
+                        break
+                self._take(requests.popleft())
         except grpc.RpcError:
             self.gone = True
         with self._lock:
@@ -225,15 +227,15 @@ class ProduceStreams:
         self.default_acks = default_acks
         self.buffer_bytes = buffer_bytes
         self.max_message_bytes = max_message_bytes
-        self.streams = StreamSet("produce", max_streams)
+        self.streams: StreamSet[ProduceStream] = StreamSet("produce", max_streams)
         self.produce_message_stream: ParkedBidi = self._method(MESSAGE)
         self.produce_batch_stream: ParkedBidi = self._method(BATCH)
 
     def _method(self, codec: ProduceCodec) -> ParkedBidi:
-        def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
-            stream = ProduceStream(self, codec, context, send)
+        def method(call: Call) -> None:
+            stream = ProduceStream(self, codec, call)
             self.streams.add(stream)
             stream.watch_client()
-            stream.read(requests)
+            stream.read()
 
-        return call
+        return method

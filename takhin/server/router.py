@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from .. import errors
-from ..observe.metrics import GrpcMetrics
-from .calls import failing_handler
+from ..observe.metrics import GrpcMetrics, MethodMetrics
+from .call import PublicCall, Send
+from .calls import Behaviour, failing_handler
+from .direct import DirectCall, ServingThread
 from .instrument import instrument
 from .pools import CallPool
 
@@ -25,20 +29,39 @@ class _Route:
 class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """All routes are added before the server starts."""
 
-    def __init__(self, metrics: GrpcMetrics, reject: CallPool) -> None:
+    def __init__(self, metrics: GrpcMetrics, reject: CallPool, direct: bool) -> None:
+        """``direct``: calls are driven by completions of our own, where the way they are moved is ours to choose."""
         self._metrics = metrics
         self._reject = reject
+        self._direct = direct
+        self._serving_thread = ServingThread()
         self._routes: dict[str, _Route] = {}
         # One series for all of them: the names are the callers' to make up.
         unknown = failing_handler(errors.Unimplemented("this server has no such method"), reject)
         codes = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
         self._unknown = instrument(unknown, metrics.method("unary", "unknown", "unknown", codes))
 
-    def add(
-        self, service: str, method: str, grpc_type: str, handler: grpc.RpcMethodHandler[Any, Any], pool: CallPool
-    ) -> None:
+    def add(self, service: str, method: str, grpc_type: str, behaviour: Behaviour, pool: CallPool) -> None:
         """``grpc_type`` is the metric's label: ``unary``, ``server_stream`` or ``bidi_stream``."""
         metrics = self._metrics.method(grpc_type, service, method)
+        handler = self._direct_handler if self._direct else self._public_handler
+        self._add(service, method, handler(behaviour, pool, metrics), pool, metrics)
+
+    def add_handler(
+        self, service: str, method: str, grpc_type: str, handler: grpc.RpcMethodHandler[Any, Any], pool: CallPool
+    ) -> None:
+        """A handler that is written against grpcio itself."""
+        metrics = self._metrics.method(grpc_type, service, method)
+        self._add(service, method, instrument(handler, metrics), pool, metrics)
+
+    def _add(
+        self,
+        service: str,
+        method: str,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        pool: CallPool,
+        metrics: MethodMetrics,
+    ) -> None:
         error: errors.TakhinError
         if pool.name == "stream":
             error = errors.TooManyStreams(
@@ -48,9 +71,25 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             error = errors.TooManyCalls(
                 f"there are {pool.limit} calls at once, the most that this server takes", limit=pool.limit
             )
-        self._routes[f"/{service}/{method}"] = _Route(
-            instrument(handler, metrics), pool, instrument(failing_handler(error, self._reject), metrics)
-        )
+        too_many = instrument(failing_handler(error, self._reject), metrics)
+        self._routes[f"/{service}/{method}"] = _Route(handler, pool, too_many)
+
+    def _direct_handler(
+        self, behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        def begin(_requests: object, context: grpc.ServicerContext, _send: Send) -> None:
+            behaviour(DirectCall(context, metrics, pool))
+
+        return _non_blocking(begin, self._serving_thread)
+
+    @staticmethod
+    def _public_handler(
+        behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        def begin(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+            behaviour(PublicCall(requests, context, send, metrics))
+
+        return _non_blocking(begin, pool)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         """Runs on gRPC's serving thread, under the server's lock: tiny, and never raising."""
@@ -58,3 +97,13 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         if route is None:
             return self._unknown
         return route.too_many if route.pool.is_full else route.handler
+
+
+def _non_blocking(
+    begin: Callable[[Any, grpc.ServicerContext, Send], None], pool: ThreadPoolExecutor
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Handlers with these attributes are given ``send`` and may return before they have answered (see also
+    grpcio-health-checking)."""
+    begin.experimental_non_blocking = True  # type: ignore[attr-defined]
+    begin.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    return grpc.stream_stream_rpc_method_handler(begin)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from ..engine.base import Engine
 from ..v1 import takhin_pb2 as pb
 from . import health as health_module
-from .calls import Arrivals, cold, parked_bidi_handler, parked_handler, unary_handler
+from .calls import Arrivals, cold, parked, parked_bidi, unary
 from .consume import Consumer
 from .groups import Groups
 from .health import Health
@@ -67,27 +67,27 @@ def add_takhin(
         ("GetServerInfo", health, pb.GetServerInfoRequest, info.server_info),
     ]
     for name, pool, request_type, method in table:
-        router.add(SERVICE, name, "unary", unary_handler(cold(request_type, method), name, pool, arrivals), pool)
+        router.add(SERVICE, name, "unary", unary(cold(request_type, method), name, arrivals), pool)
     for name, hot in (("ProduceMessage", producer.produce_message), ("ProduceBatch", producer.produce_batch)):
-        router.add(SERVICE, name, "unary", unary_handler(hot, name, data, arrivals), data)
+        router.add(SERVICE, name, "unary", unary(hot, name, arrivals), data)
     for name, bidi in (
         ("ProduceMessageStream", produce_streams.produce_message_stream),
         ("ProduceBatchStream", produce_streams.produce_batch_stream),
     ):
-        router.add(SERVICE, name, "bidi_stream", parked_bidi_handler(bidi, name, pools.streams), pools.streams)
-    consume = parked_handler(consumer.consume_messages, "ConsumeMessages", data, arrivals)
+        router.add(SERVICE, name, "bidi_stream", parked_bidi(bidi, name), pools.streams)
+    consume = parked(consumer.consume_messages, "ConsumeMessages", arrivals)
     router.add(SERVICE, "ConsumeMessages", "server_stream", consume, data)
 
 
 def add_health(router: Router, pools: Pools, arrivals: Arrivals, health: Health) -> None:
     pool = pools.health
     service = health_module.SERVICE
-    router.add(service, "Check", "unary", unary_handler(health.check, "Check", pool, arrivals), pool)
-    router.add(service, "List", "unary", unary_handler(health.list, "List", pool, arrivals), pool)
-    router.add(service, "Watch", "server_stream", parked_handler(health.watch, "Watch", pool, arrivals), pool)
+    router.add(service, "Check", "unary", unary(health.check, "Check", arrivals), pool)
+    router.add(service, "List", "unary", unary(health.list, "List", arrivals), pool)
+    router.add(service, "Watch", "server_stream", parked(health.watch, "Watch", arrivals), pool)
 
 
 def add_reflection(router: Router, pools: Pools) -> None:
     handler = reflection_handler((SERVICE, health_module.SERVICE), pools.reflection)
     for service in REFLECTION_SERVICES:
-        router.add(service, REFLECTION_METHOD, "bidi_stream", handler, pools.reflection)
+        router.add_handler(service, REFLECTION_METHOD, "bidi_stream", handler, pools.reflection)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from takhin.clock import Clock
 from takhin.config import Config
@@ -46,12 +47,14 @@ def engine(make_engine: Callable[..., Engine]) -> Engine:
 
 
 @pytest.fixture
-def make_server(make_engine: Callable[..., Engine], data_dir: Path) -> Iterator[MakeServer]:
-    """A server that serves; ``make_server(config=None, clock=None)``."""
+def make_server(make_engine: Callable[..., Engine], engine_name: str, data_dir: Path) -> Iterator[MakeServer]:
+    """A server that serves; ``make_server(config=None, clock=None)``. With one of the engines, it moves
+    messages by grpcio's public interface alone."""
     made: list[Server] = []
 
     def make(config: Config | None = None, clock: Clock | None = None) -> Server:
         config, clock = config or small(), clock or Clock()
+        config = structs.replace(config, grpc=structs.replace(config.grpc, direct_calls=engine_name != "memory"))
         server = Server(make_engine(config, clock), config, clock, data_dir)
         made.append(server)
         return server

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from takhin.observe.metrics import GrpcMetrics, build_registry, camel, gauge
+from takhin.server.call import PublicCall
 from takhin.server.instrument import instrument
 
 LABELS = {"grpc_type": "unary", "grpc_service": "s", "grpc_method": "m"}
@@ -20,6 +21,7 @@ class FakeContext:
         self.callbacks: list[Callable[[], None]] = []
         self._code: grpc.StatusCode | None = None
         self.active = True
+        self.sent: list[bytes | None] = []
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         self.callbacks.append(callback)
@@ -66,22 +68,22 @@ def test_the_codes_are_spelled_as_dashboards_expect() -> None:
 
 
 def test_an_answered_call_is_counted(registry: CollectorRegistry, wrap: Callable[[Any], Any]) -> None:
-    handler = wrap(grpc.unary_unary_rpc_method_handler(lambda request, context: b"answer"))
-    assert handler.unary_unary(b"", FakeContext()) == b"answer"
+    handler = wrap(grpc.stream_unary_rpc_method_handler(lambda requests, context: next(requests)))
+    assert handler.stream_unary(iter([b"answer"]), FakeContext()) == b"answer"
     assert counts(registry) == {"started": 1, "received": 1, "sent": 1, "timed": 1, "OK": 1}
 
 
 def test_a_call_that_is_aborted_is_counted_with_its_code(
     registry: CollectorRegistry, wrap: Callable[[Any], Any]
 ) -> None:
-    def behaviour(request: bytes, context: FakeContext) -> bytes:
+    def behaviour(requests: Iterator[bytes], context: FakeContext) -> bytes:
         context.set_code(grpc.StatusCode.NOT_FOUND)
         raise RuntimeError
 
-    handler = wrap(grpc.unary_unary_rpc_method_handler(behaviour))
+    handler = wrap(grpc.stream_unary_rpc_method_handler(behaviour))
     with pytest.raises(RuntimeError):
-        handler.unary_unary(b"", FakeContext())
-    assert counts(registry) == {"started": 1, "received": 1, "timed": 1, "NotFound": 1}
+        handler.stream_unary(iter([b""]), FakeContext())
+    assert counts(registry) == {"started": 1, "timed": 1, "NotFound": 1}
 
 
 def test_a_call_whose_client_went_away_is_counted_as_cancelled(
@@ -103,57 +105,58 @@ def test_the_messages_of_a_blocking_stream_are_counted(registry: CollectorRegist
     assert counts(registry) == {"started": 1, "received": 2, "sent": 2, "timed": 1, "OK": 1}
 
 
-def test_a_parked_stream_is_counted_until_its_end_and_ends_once(
-    registry: CollectorRegistry, wrap: Callable[[Any], Any]
-) -> None:
-    kept: list[Callable[[Any], None]] = []
-
-    def behaviour(request: bytes, context: FakeContext, send: Callable[[Any], None]) -> None:
-        kept.append(send)
-
-    behaviour.experimental_non_blocking = True  # type: ignore[attr-defined]
-    context = FakeContext()
-    sent: list[Any] = []
-    handler = wrap(grpc.unary_stream_rpc_method_handler(behaviour))
-    handler.unary_stream(b"", context, sent.append)
-    assert counts(registry) == {"started": 1, "received": 1}
-    kept[0](b"a")
-    kept[0](b"b")
-    assert counts(registry)["sent"] == 2
-    context.set_code(grpc.StatusCode.DATA_LOSS)
-    kept[0](None)
-    for callback in context.callbacks:
-        callback()
-    assert sent == [b"a", b"b", None]
-    assert counts(registry) == {"started": 1, "received": 1, "sent": 2, "timed": 1, "DataLoss": 1}
-
-
-def test_a_parked_stream_that_is_cancelled_is_counted(registry: CollectorRegistry, wrap: Callable[[Any], Any]) -> None:
-    def behaviour(request: bytes, context: FakeContext, send: Callable[[Any], None]) -> None:
-        pass
-
-    behaviour.experimental_non_blocking = True  # type: ignore[attr-defined]
-    context = FakeContext()
-    wrap(grpc.unary_stream_rpc_method_handler(behaviour)).unary_stream(b"", context, lambda message: None)
-    for callback in context.callbacks:
-        callback()
-    assert counts(registry) == {"started": 1, "received": 1, "timed": 1, "Canceled": 1}
-
-
-def test_the_wrapper_carries_over_how_grpc_runs_the_handler(wrap: Callable[[Any], Any]) -> None:
-    def behaviour(request: Any, context: Any, send: Any) -> None:
+def test_the_wrapper_carries_over_the_pool_of_the_handler(wrap: Callable[[Any], Any]) -> None:
+    def behaviour(requests: Any, context: Any) -> None:
         pass
 
     pool = object()
-    behaviour.experimental_non_blocking = True  # type: ignore[attr-defined]
     behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
-    for factory, name in (
-        (grpc.unary_stream_rpc_method_handler, "unary_stream"),
-        (grpc.stream_stream_rpc_method_handler, "stream_stream"),
-    ):
-        wrapped = getattr(wrap(factory(behaviour)), name)
-        assert wrapped.experimental_non_blocking is True
-        assert wrapped.experimental_thread_pool is pool
+    assert wrap(grpc.stream_stream_rpc_method_handler(behaviour)).stream_stream.experimental_thread_pool is pool
+    assert wrap(grpc.stream_unary_rpc_method_handler(behaviour)).stream_unary.experimental_thread_pool is pool
+
+
+@pytest.fixture
+def call(registry: CollectorRegistry) -> PublicCall:
+    """A call with two requests; what it sends is in ``sent`` of its context."""
+    context = FakeContext()
+    metrics = GrpcMetrics(registry).method("unary", "s", "m")
+    return PublicCall(iter([b"a", b"b"]), context, context.sent.append, metrics)  # type: ignore[arg-type]
+
+
+def test_a_call_is_counted_until_its_end_and_ends_once(registry: CollectorRegistry, call: PublicCall) -> None:
+    context: Any = call.context
+    call.count_cancelled()
+    assert counts(registry) == {"started": 1}
+    assert [*call.take(), *call.take(), *call.take()] == [b"a", b"b"]
+    taken: list[int] = []
+    call.send(b"c", lambda: taken.append(1))
+    call.send_all([b"d", b"e"])
+    assert counts(registry) == {"started": 1, "received": 2, "sent": 3}
+    context.set_code(grpc.StatusCode.DATA_LOSS)
+    call.send(None)
+    for callback in context.callbacks:
+        callback()
+    assert (context.sent, taken) == ([b"c", b"d", b"e", None], [1])
+    assert counts(registry) == {"started": 1, "received": 2, "sent": 3, "timed": 1, "DataLoss": 1}
+
+
+def test_a_call_with_one_answer_is_counted(registry: CollectorRegistry, call: PublicCall) -> None:
+    given: list[bytes | None] = []
+    call.receive(given.append)
+    call.answer(b"c")
+    assert (given, call.context.sent) == ([b"a"], [b"c", None])  # type: ignore[attr-defined]
+    assert counts(registry) == {"started": 1, "received": 1, "sent": 1, "timed": 1, "OK": 1}
+
+
+@pytest.mark.parametrize("seen", ["by grpc", "by the method"])
+def test_a_call_that_is_cancelled_is_counted(registry: CollectorRegistry, call: PublicCall, seen: str) -> None:
+    if seen == "by grpc":
+        call.count_cancelled()
+        for callback in call.context.callbacks:  # type: ignore[attr-defined]
+            callback()
+    else:
+        call.abandon()
+    assert counts(registry) == {"started": 1, "timed": 1, "Canceled": 1}
 
 
 def test_the_registry_knows_the_process_and_what_is_running() -> None:

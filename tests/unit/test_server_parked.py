@@ -49,7 +49,7 @@ class Stream(ParkedStream):
     def __init__(self, senders: Senders, context: FakeContext | None = None) -> None:
         self.fake = context or FakeContext()
         self.sent: list[bytes | None] = []
-        super().__init__(self.fake, self.sent.append, senders)  # type: ignore[arg-type]
+        super().__init__(self.fake, lambda message, _taken=None: self.sent.append(message), senders)  # type: ignore[arg-type]
         self.inbox: list[bytes] = []
         self.stepping = 0
         self.overlaps = 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 
 from takhin import errors
@@ -190,36 +189,47 @@ class FakeContext:
         self.cancelled.set()
 
 
-class Requests:
-    """Gives its message when told to, and ends as gRPC's does when the call is cancelled."""
+class FakeCall:
+    """Has its message at once, or ends as gRPC's does when the call is cancelled."""
 
-    def __init__(self, context: FakeContext, message: bytes | None = None) -> None:
-        self.context = context
+    def __init__(self, message: bytes | None = None) -> None:
+        self.context = FakeContext()
         self.message = message
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
+    def receive(self, deliver: Callable[[bytes | None], None]) -> None:
         if self.message is None:
             assert self.context.cancelled.wait(5)
-            raise grpc.RpcError
-        return self.message
+        deliver(self.message)
+
+    def spawn(self, work: Callable[[], None]) -> None:
+        work()
 
 
 def test_a_request_in_time_is_given_and_a_late_one_is_cancelled() -> None:
     timers = Timers()
     timers.start()
     arrivals = Arrivals(timers, 1000, 0.1)
-    in_time, late = FakeContext(), FakeContext()
-    assert arrivals.receive(Requests(in_time, b"data"), in_time) == b"data"  # type: ignore[arg-type]
+    given: list[tuple[Any, bytes | None]] = []
+
+    def receive(call: FakeCall) -> FakeCall:
+        arrivals.receive(call, lambda call, data: given.append((call, data)))  # type: ignore[arg-type]
+        return call
+
+    in_time = receive(FakeCall(b"data"))
     begun = time.monotonic()
-    with pytest.raises(grpc.RpcError):
-        arrivals.receive(Requests(late), late)  # type: ignore[arg-type]
+    late = receive(FakeCall())
     assert 0.1 <= time.monotonic() - begun < 3
-    assert not in_time.cancelled.is_set()
+    assert not in_time.context.cancelled.is_set()
     # One timer serves all of them, again and again.
-    another = FakeContext()
-    with pytest.raises(grpc.RpcError):
-        arrivals.receive(Requests(another), another)  # type: ignore[arg-type]
+    another = receive(FakeCall())
+    assert given == [(in_time, b"data"), (late, None), (another, None)]
     timers.stop()
+
+
+def test_a_request_that_is_too_large_or_missing_is_an_error() -> None:
+    arrivals = Arrivals(Timers(), 4)
+    assert arrivals.checked(b"1234") == b"1234"
+    with pytest.raises(errors.MessageTooLarge):
+        arrivals.checked(b"12345")
+    with pytest.raises(errors.Unimplemented):
+        arrivals.checked(None)

@@ -1,0 +1,117 @@
+"""One call of a client: where its messages come from and where they go to.
+
+Handlers see nothing else of gRPC but the context. There are two ways to move the messages: by what
+grpcio offers to everybody (here), and by completions of our own (``direct``), which is faster.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import grpc
+
+from ..observe.metrics import MethodMetrics
+from .instrument import CallCount
+
+#: Takes the one request of a call, or None when none came. Quick; any thread, the serving thread too.
+Deliver = Callable[[bytes | None], None]
+
+
+class Send(Protocol):
+    """To the client. One thread at a time: with grpcio's own, two at once kill the server."""
+
+    def __call__(self, message: bytes | None, taken: Callable[[], None] | None = None, /) -> None:
+        """A message, or None for the end. Blocks while the peer does not read. ``taken`` is called once, when gRPC
+        holds the message no more; quick, any thread, the serving thread too."""
+
+
+class Call(ABC):
+    """Either ``receive`` is called, once, or ``take`` by one thread. What sends is called by one thread at a time."""
+
+    def __init__(self, context: grpc.ServicerContext, metrics: MethodMetrics) -> None:
+        self.context = context
+        self._metrics = metrics
+        self._count = CallCount(metrics, context)
+
+    def count_cancelled(self) -> None:
+        """For a call whose end nobody may see: it is counted when gRPC is through with it."""
+        self.context.add_callback(self._count.end_cancelled)
+
+    def abandon(self) -> None:
+        """The client has gone before there was an answer."""
+        self._count.end_cancelled()
+
+    @abstractmethod
+    def spawn(self, work: Callable[[], None]) -> None:
+        """Do the work of the call in a thread of its pool; once a call. ``work`` must not raise."""
+
+    @abstractmethod
+    def receive(self, deliver: Deliver) -> None:
+        """Have the one request delivered."""
+
+    @abstractmethod
+    def take(self) -> Sequence[bytes]:
+        """The requests that came since the last time, waiting for one; none at the end. May raise ``grpc.RpcError``."""
+
+    @abstractmethod
+    def send(self, message: bytes | None, taken: Callable[[], None] | None = None, /) -> None:
+        """As ``Send``."""
+
+    def send_all(self, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            self.send(message)
+
+    @abstractmethod
+    def answer(self, message: bytes) -> None:
+        """The one response, and the end."""
+
+
+class PublicCall(Call):
+    """By grpcio's public interface: its handler is running in a thread of the pool."""
+
+    def __init__(
+        self,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+        send: Callable[[bytes | None], None],
+        metrics: MethodMetrics,
+    ) -> None:
+        super().__init__(context, metrics)
+        self._requests = requests
+        self._send = send
+
+    def spawn(self, work: Callable[[], None]) -> None:
+        work()
+
+    def receive(self, deliver: Deliver) -> None:
+        try:
+            data = next(self._requests, None)
+        except grpc.RpcError:  # the client has gone
+            data = None
+        if data is not None:
+            self._metrics.received.inc()
+        deliver(data)
+
+    def take(self) -> Sequence[bytes]:
+        data = next(self._requests, None)
+        if data is None:
+            return ()
+        self._metrics.received.inc()
+        return (data,)
+
+    def send(self, message: bytes | None, taken: Callable[[], None] | None = None, /) -> None:
+        if message is None:
+            self._count.end()
+        else:
+            self._metrics.sent.inc()
+        try:
+            self._send(message)
+        finally:
+            if taken is not None:
+                taken()
+
+    def answer(self, message: bytes) -> None:
+        self.send(message)
+        self.send(None)
