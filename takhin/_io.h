@@ -11,9 +11,11 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
-enum tk_call { TK_OPEN, TK_READ, TK_WRITE, TK_FLUSH, TK_SYNC_DIR, TK_TRUNCATE, TK_RENAME, TK_UNLINK, TK_MKDIR, TK_CALLS };
+enum tk_call { TK_OPEN, TK_READ, TK_WRITE, TK_FLUSH, TK_SYNC_DIR, TK_TRUNCATE, TK_RENAME, TK_UNLINK, TK_MKDIR, TK_SYNCFS,
+               TK_CALLS };
 
 #ifdef TAKHIN_DEBUG
 #include "_fault.h"
@@ -85,6 +87,19 @@ static int tk_sync_dir(const char *path) {
     rc = fsync(fd) == 0 ? 0 : -errno;
     close(fd);
     return rc;
+}
+
+/* Everything that was written to the filesystem of `fd`, by whomever, names included. Not tried again either. */
+static int tk_syncfs(int fd) {
+    int fault = tk_fault(TK_SYNCFS);
+    if (fault) return fault;
+    return syncfs(fd) == 0 ? 0 : -errno;
+}
+
+/* The magic number of the filesystem of `fd` (statfs(2)), or -errno. */
+static int64_t tk_filesystem(int fd) {
+    struct statfs found;
+    return fstatfs(fd, &found) == 0 ? (int64_t)found.f_type : -errno;
 }
 
 static int tk_truncate(int fd, int64_t size) {

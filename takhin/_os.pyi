@@ -25,6 +25,13 @@ def flush(fd: int) -> None:
 def sync_dir(path: StrPath) -> None:
     """Put the entries of a directory on stable storage."""
 
+def syncfs(fd: int) -> None:
+    """Put everything that was written to the filesystem of ``fd`` on stable storage, files and names, whoever
+    wrote it; with the GIL released. A failure must never be tried again."""
+
+def filesystem(fd: int) -> int:
+    """The magic number of the filesystem of ``fd``, as in statfs(2)."""
+
 def truncate(fd: int, size: int) -> None: ...
 def rename(source: StrPath, target: StrPath) -> None: ...
 def unlink(path: StrPath) -> None: ...

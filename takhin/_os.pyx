@@ -14,6 +14,8 @@ cdef extern from "_io.h":
     int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
     int tk_flush(int fd) nogil
     int tk_sync_dir(const char* path) nogil
+    int tk_syncfs(int fd) nogil
+    int64_t tk_filesystem(int fd) nogil
     int tk_truncate(int fd, int64_t size) nogil
     int tk_rename(const char* source, const char* target) nogil
     int tk_unlink(const char* path) nogil
@@ -40,7 +42,7 @@ cdef extern from *:
     int64_t tk_fault_short_every, tk_fault_kill_at_byte, tk_fault_bytes_written
 
 DEBUG = bool(TK_DEBUG)
-CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir")
+CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir", "syncfs")
 
 
 cdef int os_open(const char* path, int flags, int mode) noexcept nogil:
@@ -96,6 +98,19 @@ def sync_dir(path):
     with nogil:
         status = tk_sync_dir(p)
     check(status, path)
+
+
+def syncfs(int fd):
+    cdef int status
+    with nogil:
+        status = tk_syncfs(fd)
+    check(status, f"descriptor {fd}")
+
+
+def filesystem(int fd):
+    cdef int64_t magic = tk_filesystem(fd)
+    check(magic, f"descriptor {fd}")
+    return magic
 
 
 def truncate(int fd, int64_t size):

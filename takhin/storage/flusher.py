@@ -2,10 +2,14 @@
 
 A partition asks once; the flush that follows serves everything appended until it begins. While it
 runs, later appends gather for the next one. So under load the number of flushes follows the disk,
-not the number of batches, and no timer is involved. Partitions flush side by side, one thread each.
+not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each;
+where many are due, one thread takes them all, and one call makes them durable (``group_flush``). While
+it runs, whoever asks gathers for the next.
 
 Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed within
 ``linger_ms`` instead of at once.
+
+Locking: ``_changed`` guards the queues. It is taken with a partition's lock held, never the other way round.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import logging
 import threading
 import time
 from collections import deque
-from queue import SimpleQueue
+from collections.abc import Sequence
 from typing import Protocol
+
+from .flush_goal import FlushGoal
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +29,17 @@ log = logging.getLogger(__name__)
 #: somebody waits, or nobody.
 IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY = range(6)
 
+#: How many partitions must be due to be flushed as a group.
+FEWEST = 8
+
 
 class Flushable(Protocol):
     #: One of the states above; guarded by the partition lock.
     flush_state: int
+
+    @property
+    def unflushed_bytes(self) -> int:
+        """About; read without the lock."""
 
     def flush(self) -> None:
         """Make durable what is appended, tell those who wait. Called by one thread at a time."""
@@ -38,15 +51,38 @@ class Flushable(Protocol):
     def flush_ended(self) -> bool:
         """Leaves RUNNING, under the partition lock; True when another flush was asked for meanwhile, at once."""
 
+    def flush_goal(self) -> FlushGoal | None:
+        """What a flush that begins now has to cover, for who then calls ``goal_reached``; None when that is
+        nothing, or nothing may be flushed any more."""
+
+    def goal_reached(self, goal: FlushGoal) -> None:
+        """All of it is on stable storage: mark it, tell those who wait."""
+
+
+class Group(Protocol):
+    @property
+    def possible(self) -> bool:
+        """Whether there may be groups at this time."""
+
+    def pays(self, partitions: Sequence[Flushable]) -> bool:
+        """Whether these are better flushed at once than one by one."""
+
+    def flush(self, partitions: Sequence[Flushable]) -> None:
+        """As ``Flushable.flush`` of each."""
+
 
 class Flusher:
-    def __init__(self, threads: int, linger_ms: int) -> None:
-        self._queue: SimpleQueue[Flushable | None] = SimpleQueue()
+    def __init__(self, threads: int, linger_ms: int, group: Group) -> None:
+        self._group = group
         self._linger = linger_ms / 1000
+        self._changed = threading.Condition(threading.Lock())
+        self._queue: deque[Flushable] = deque()
+        #: A group is being flushed: nobody begins anything else meanwhile.
+        self._grouping = False
+        self._stopping = False
         #: (deadline, partition), earliest first: the linger is the same for all.
         self._lazy: deque[tuple[float, Flushable]] = deque()
         self._lazy_changed = threading.Condition(threading.Lock())
-        self._stopping = False
         self._threads = [threading.Thread(target=self._work, name=f"flusher-{n}", daemon=True) for n in range(threads)]
         self._timer = threading.Thread(target=self._keep_time, name="flush-timer", daemon=True)
 
@@ -56,13 +92,11 @@ class Flusher:
 
     def stop(self) -> None:
         """Ends the threads after what is queued. Lazy partitions are the caller's to flush."""
-        if self._stopping:
-            return
         with self._lazy_changed:
             self._stopping = True
             self._lazy_changed.notify()
-        for _ in self._threads:
-            self._queue.put(None)
+        with self._changed:
+            self._changed.notify_all()
         for thread in [*self._threads, self._timer]:
             if thread.is_alive():
                 thread.join()
@@ -73,7 +107,7 @@ class Flusher:
         if urgent:
             if state in (IDLE, LAZY):
                 partition.flush_state = QUEUED
-                self._queue.put(partition)
+                self._put([partition])
             elif state in (RUNNING, RUNNING_LAZY):
                 partition.flush_state = RUNNING_AGAIN
         elif state == IDLE:
@@ -86,16 +120,73 @@ class Flusher:
             # The linger begins when this flush ends: else records that nobody waits for would be flushed all the time.
             partition.flush_state = RUNNING_LAZY
 
+    def _put(self, partitions: Sequence[Flushable]) -> None:
+        with self._changed:
+            self._queue.extend(partitions)
+            if not self._grouping:
+                self._changed.notify(len(partitions))
+
+    # -- the threads that flush ---------------------------------------------------------------------
+
     def _work(self) -> None:
-        while (partition := self._queue.get()) is not None:
-            if not partition.flush_begins():
+        while (due := self._take()) is not None:
+            if len(due) == 1:
+                self._flush(due[0])
                 continue
             try:
-                partition.flush()
-            except Exception:  # a defect; the thread must live for the other partitions
-                log.exception("flush failed unexpectedly")
-            if partition.flush_ended():
-                self._queue.put(partition)
+                rest = self._flush_group(due)
+            finally:
+                with self._changed:
+                    self._grouping = False
+                    self._changed.notify_all()
+            for partition in rest:
+                self._flush(partition)
+
+    def _take(self) -> list[Flushable] | None:
+        """One partition, or all that are due, as a group; None when it is over."""
+        with self._changed:
+            while self._grouping or not self._queue:
+                if self._stopping and not self._queue:
+                    return None
+                self._changed.wait()
+            if len(self._queue) < FEWEST or not self._group.possible:
+                return [self._queue.popleft()]
+            self._grouping = True
+            due = list(self._queue)
+            self._queue.clear()
+            return due
+
+    def _flush(self, partition: Flushable) -> None:
+        if not partition.flush_begins():
+            return
+        try:
+            partition.flush()
+        except Exception:  # a defect; the thread must live for the other partitions
+            log.exception("flush failed unexpectedly")
+        if partition.flush_ended():
+            self._put([partition])
+
+    def _flush_group(self, due: list[Flushable]) -> list[Flushable]:
+        """Gives what this thread has to flush for itself."""
+        try:
+            pays = self._group.pays(due)
+        except Exception:
+            log.exception("flush failed unexpectedly")
+            pays = False
+        if not pays:
+            with self._changed:
+                self._queue.extendleft(reversed(due[1:]))
+            return due[:1]
+        # One that lingered and was then asked for is due twice.
+        begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
+        try:
+            self._group.flush(begun)
+        except Exception:  # a defect, as above
+            log.exception("flush failed unexpectedly")
+        self._put([partition for partition in begun if partition.flush_ended()])
+        return []
+
+    # -- the thread that waits for the linger --------------------------------------------------------
 
     def _keep_time(self) -> None:
         while True:
@@ -106,12 +197,22 @@ class Flusher:
                 if not self._lazy:
                     self._lazy_changed.wait()
                     continue
-                deadline, partition = self._lazy[0]
+                deadline, _ = self._lazy[0]
                 wait = deadline - time.monotonic()
                 if wait > 0:
                     self._lazy_changed.wait(wait)
                     continue
-                self._lazy.popleft()
-            if partition.flush_state == LAZY:
-                # It may be queued by an urgent request at this moment too: flush_begins sorts that out.
-                self._queue.put(partition)
+                due = self._due()
+            # They may be queued by an urgent request at this moment too: flush_begins sorts that out.
+            self._put([partition for partition in dict.fromkeys(due) if partition.flush_state == LAZY])
+
+    def _due(self) -> list[Flushable]:
+        """Take all whose linger is over; where they can be a group, with all others that linger."""
+        if len(self._lazy) >= FEWEST and self._group.possible:
+            due = [partition for _, partition in self._lazy]
+            self._lazy.clear()
+            return due
+        now, due = time.monotonic(), []
+        while self._lazy and self._lazy[0][0] <= now:
+            due.append(self._lazy.popleft()[1])
+        return due

@@ -19,9 +19,10 @@ from ..config import LogConfig, TopicConfigs
 from ..errors import DiskFull, TakhinError
 from . import checkpoint, fs, retention
 from .checkpoint import PartitionCheckpoint
-from .environment import NO_DESCRIPTORS, NO_ROOM, DiskFault, Environment
+from .environment import NO_DESCRIPTORS, NO_ROOM, Counters, DiskFault, Environment
 from .files import OpenFiles
 from .flusher import Flusher
+from .group_flush import GroupFlush
 from .hints import FlushedHints
 from .lock import DataDirLock
 from .partition import Partition
@@ -61,15 +62,19 @@ class LogManager:
         self._config = config
         self._lock_file = DataDirLock(data_dir)
         commit = config.flush == "commit"
+        fault, counters = DiskFault(), Counters()
+        self._group = GroupFlush(data_dir, counters, fault)
+        linger_ms = config.flush_linger_ms if commit else config.flush_interval_ms
         self.environment = Environment(
             clock=clock,
             files=OpenFiles(config.max_open_segments),
-            fault=DiskFault(),
-            flusher=Flusher(config.flush_threads, config.flush_linger_ms if commit else config.flush_interval_ms),
+            fault=fault,
+            flusher=Flusher(config.flush_threads, linger_ms, self._group),
             hints=FlushedHints(data_dir / HINTS_NAME),
             space=DiskSpace(data_dir, config.min_free_bytes, config.reserve_bytes),
             quarantine=data_dir / QUARANTINE_NAME,
             flush_on_commit=commit,
+            counters=counters,
         )
         self.environment.fault.on_fault = self._on_fault
         self._lock = threading.Lock()
@@ -106,6 +111,7 @@ class LogManager:
         clean = checkpoint.is_clean(self.data_dir)
         self._checkpoints = checkpoint.read(self.data_dir)
         hints = self.environment.hints.open()
+        self._group.open()
         checkpoint.unmark_clean(self.data_dir)
         # There before they are needed: making them takes room that a full disk has not.
         for name in (QUARANTINE_NAME, DELETED_NAME):
@@ -159,6 +165,7 @@ class LogManager:
                     )
                     break
         self.environment.flusher.stop()
+        self._group.close()
         for partition in partitions:
             partition.close()
         self.environment.hints.close()
@@ -373,6 +380,8 @@ class LogManager:
             return False
         with self._checkpoint_writer:
             changed, complete = False, True
+            for partition in partitions:
+                partition.ask_for_flush()  # all of them, before the first is waited for
             for partition in partitions:
                 key = (partition.topic_id, partition.partition)
                 segments = partition.segments

@@ -14,10 +14,9 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 
 from .._fastlog import RecordBatch
-from .._os import sync_dir
 from ..config import TopicConfigs
 from ..errors import (
     DurabilityUnknown,
@@ -30,6 +29,7 @@ from ..errors import (
 from . import fs
 from .checkpoint import PartitionCheckpoint
 from .environment import NO_DESCRIPTORS, Environment
+from .flush_goal import FlushGoal
 from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY
 from .producers import Producers, ProducerState
 from .segment import UNKNOWN_TIMESTAMP, IndexSummary, Segment
@@ -39,17 +39,6 @@ log = logging.getLogger(__name__)
 
 #: Index files hold relative offsets and positions in 31 bits.
 _MAX_RELATIVE = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """A state of the log, all of which a flush is to cover."""
-
-    next_offset: int
-    active: Segment
-    position: int
-    rolled: list[Segment]
-    directory: bool
 
 
 class Partition:
@@ -267,35 +256,15 @@ class Partition:
 
     def flush(self) -> None:
         """Put everything appended so far on stable storage. The flusher calls it, one thread at a time."""
+        goal = self.flush_goal()
+        if goal is None:
+            return
         environment = self.environment
-        if environment.fault.reason or self.deleted:
-            return
-        with self._lock:
-            active = self.segments[-1]
-            goal = Flushed(self.log_end_offset, active, active.size, self._rolled, self._directory_dirty)
-            self._rolled, self._directory_dirty = [], False
-            clean = goal.next_offset == self.flushed_offset and not goal.rolled and not goal.directory
-        if clean:
-            return
         started = time.perf_counter()
         path = self.directory
         try:
-            for segment in goal.rolled:
-                path = segment.path(fs.LOG_SUFFIX)
-                try:
-                    segment.file().flush()
-                except FileNotFoundError:
-                    if segment in self.segments:
-                        raise
-                    # Dropped meanwhile: nothing of it has to be kept.
-            if goal.position > self._flushed_position:
-                path = active.path(fs.LOG_SUFFIX)
-                active.file().flush()
-            if goal.directory:
-                path = self.directory
-                sync_dir(self.directory)
-            path = "flushed-offsets"
-            environment.note_flushed(self.topic_id, self.partition, goal.next_offset)
+            for path, flush in goal.steps(lambda segment: segment in self.segments):  # noqa: B007
+                flush()
         except OSError as problem:
             if problem.errno in NO_DESCRIPTORS:
                 self._flush_later(goal)
@@ -304,17 +273,45 @@ class Partition:
             return
         environment.counters.flushes += 1
         environment.counters.flush_seconds += time.perf_counter() - started
+        self.goal_reached(goal)
+
+    def flush_goal(self) -> FlushGoal | None:
+        """What a flush that begins now has to cover; the caller is the one who flushes. None when that is
+        nothing, or nothing may be flushed any more."""
+        if self.environment.fault.reason or self.deleted:
+            return None
+        with self._lock:
+            active = self.segments[-1]
+            goal = FlushGoal(self.directory, self.log_end_offset, active, active.size, self._flushed_position,
+                self._rolled, self._directory_dirty)  # fmt: skip
+            self._rolled, self._directory_dirty = [], False
+        clean = goal.next_offset == self.flushed_offset and not goal.rolled and not goal.new_names
+        return None if clean else goal
+
+    def goal_reached(self, goal: FlushGoal) -> None:
+        """All of it is on stable storage: leave the hint, then tell those who wait."""
+        try:
+            if not self.deleted:
+                self.environment.note_flushed(self.topic_id, self.partition, goal.next_offset)
+        except OSError as problem:
+            self.environment.fault.report(problem, "flushed-offsets")
+            return
         self._flushed(goal)
         for segment in goal.rolled:
             self._seal(segment)
             segment.pinned = False
 
-    def _flush_later(self, goal: Flushed) -> None:
+    @property
+    def unflushed_bytes(self) -> int:
+        """About; takes no lock."""
+        return self.segments[-1].size - self._flushed_position + sum(segment.size for segment in self._rolled)
+
+    def _flush_later(self, goal: FlushGoal) -> None:
         """It did not come to a flush, for want of descriptors: the disk is not to blame."""
         time.sleep(0.05)
         with self._lock:
             self._rolled = [*goal.rolled, *self._rolled]
-            self._directory_dirty = self._directory_dirty or goal.directory
+            self._directory_dirty = self._directory_dirty or goal.new_names
             self.environment.flusher.request(self, urgent=True)
 
     def _seal(self, segment: Segment) -> None:
@@ -328,7 +325,7 @@ class Partition:
             fields = {"segment": segment.path(fs.LOG_SUFFIX), "error": os.strerror(problem.errno or 0)}
             log.warning("segment not sealed", extra={"fields": fields})
 
-    def _flushed(self, goal: Flushed) -> None:
+    def _flushed(self, goal: FlushGoal) -> None:
         wakes: list[Wake] = []
         with self._lock:
             self.flushed_offset = goal.next_offset
@@ -423,6 +420,12 @@ class Partition:
             gone, self.segments = self.segments[:keep], self.segments[keep:]
             self._rolled = [segment for segment in self._rolled if segment not in gone]
         return gone
+
+    def ask_for_flush(self) -> None:
+        """Of what is not flushed yet; it comes soon."""
+        if self.log_end_offset > self.flushed_offset:
+            with self._lock:
+                self.environment.flusher.request(self, urgent=True)
 
     def checkpoint(self) -> PartitionCheckpoint | None:
         """The state of now, made durable; None when that cannot be. Raises ``OSError``."""

@@ -16,6 +16,7 @@ from takhin.clock import Clock
 from takhin.config import LimitsConfig, LogConfig, TopicDefaults
 from takhin.engine.base import Appended, ProducerStamp
 from takhin.engine.local import LocalEngine
+from takhin.storage import flusher, others_writes
 
 #: Seconds after which a call counts as hanging.
 PATIENCE_S = 20.0
@@ -43,7 +44,10 @@ class Backend(Protocol):
 
 
 def open_engine(directory: Path, start: bool = True, **log: Any) -> LocalEngine:
-    """An engine with few threads and small segments. ``log`` are settings of ``LogConfig``."""
+    """An engine with few threads and small segments, in which two partitions that are due are a group,
+    whatever others write. ``log`` are settings of ``LogConfig``."""
+    flusher.FEWEST = 2
+    others_writes.FREE_BYTES = 1 << 60
     settings: dict[str, Any] = {
         "segment_bytes": 1024,
         "index_interval_bytes": 128,

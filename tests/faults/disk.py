@@ -6,6 +6,7 @@ What POSIX, and Linux on ext4, XFS or btrfs with barriers, promise, is taken to 
   written before the call began. They do not make its name durable (ext4 does; POSIX does not say so).
 * ``fsync`` of a directory makes its entries durable: what was made, linked, renamed or removed in
   it before the call began. A rename between two directories needs both.
+* ``syncfs`` makes all of it durable, contents and names, as far as it was done before the call began.
 * Everything else may be there or not, each change for itself and in any order: a later write
   without an earlier one, a file's size without its bytes (they read as zeros), a name without what
   was written to the file, an ``unlink`` without the ``creat`` that came after it.
@@ -249,6 +250,12 @@ class Disk:
             inode, begun = self._flushing.pop((event.pid, event.a))
             if event.flag == 0:
                 self._flushed(inode, begun)
+        elif kind == Kind.SYNCFS_BEGIN:
+            self._flushing[event.pid, event.a] = (self.root, index)
+        elif kind == Kind.SYNCFS_END:
+            _, begun = self._flushing.pop((event.pid, event.a))
+            if event.flag == 0:
+                self._all_flushed(begun)
         elif kind == Kind.MKDIR:
             directory, name = self._place(event.path)
             change = NameChange(index, puts=[(directory, name, self._inode(True, event.path))])
@@ -283,6 +290,15 @@ class Disk:
                 renamed.apply(lambda directory: directory.entries)
                 self.made_durable.append(renamed)
         self.names = left
+
+    def _all_flushed(self, begun: int) -> None:
+        for inode in list(self._reachable()):
+            self._flushed(inode, begun)
+        for change in self.names:
+            if change.index < begun:
+                change.needs.clear()
+        self._flushed(self.root, begun)
+        self.made_durable.sort(key=lambda change: change.index)
 
     # -- states ---------------------------------------------------------------------------------
 

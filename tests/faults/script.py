@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from takhin.engine.local import LocalEngine
@@ -44,10 +45,21 @@ def script(engine: LocalEngine, marks: Marks, life: str = "a", give_up_s: float 
         thread.start()
         thread.join(2)
 
+    def together() -> None:
+        # Nobody waits, so they linger, and are flushed at once.
+        for partition in (0, 1):
+            session.produce("x", n, partition, 1)
+        give_up = time.monotonic() + 1
+        while any(log.flushed_offset < log.log_end_offset for log in house.partitions()):
+            if house.environment.fault.reason or time.monotonic() > give_up:
+                break
+            time.sleep(0.002)
+
     yield "create", lambda: session.create(n, 2)
     yield "produce", lambda: session.produce("x", n, 0, -1)
     yield "produce", lambda: session.produce("x", n, 0, 1, 2, 330)
     yield "produce", lambda: session.produce("x", n, 0, -1, 5)
+    yield "together", together
     yield "roll", lambda: session.produce("x", n, 0, -1, 1, 300)
     yield "producer", new_producer
     yield "produce", lambda: idempotent(2, -1)

@@ -207,3 +207,29 @@ def test_the_fate_of_a_change_is_decided_once() -> None:
     keep = by_changes(random.Random(1), 0.5)
     change = FileChange(1, Disk("/d").root)
     assert len({keep(change) for _ in range(50)}) == 1
+
+
+def test_syncfs_makes_everything_durable_that_was_done_before_it_began() -> None:
+    tape = Tape()
+    tape(Kind.MKDIR, data=b"/d/sub")
+    tape.create(3, "/d/a")
+    tape.create(4, "/d/sub/b")
+    tape.write(3, 0, b"one")
+    tape.write(4, 0, b"two")
+    tape(Kind.OPEN, 9, data=b"/d")
+    tape(Kind.SYNCFS_BEGIN, 9, 1)
+    tape.write(3, 0, b"new")
+    tape.create(5, "/d/c")
+    tape(Kind.SYNCFS_END, 9, 1)
+    assert tape.files() == {"a": b"one", "sub/b": b"two"}
+    tape(Kind.SYNCFS_BEGIN, 9, 2)
+    tape(Kind.SYNCFS_END, 9, 2, flag=5)
+    assert tape.files() == {"a": b"one", "sub/b": b"two"}, "one that fails makes nothing durable"
+
+
+@pytest.mark.timeout(120)
+def test_the_workload_flushes_in_groups_too(shim: Path, scratch: Path) -> None:
+    trace, _ = record(shim, scratch, "tests.faults.workload", SEED)
+    kinds = [event.kind for event in read_trace(trace)]
+    assert kinds.count(Kind.SYNCFS_BEGIN) >= 5
+    assert kinds.count(Kind.FLUSH_BEGIN) >= 5

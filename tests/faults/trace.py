@@ -29,13 +29,15 @@ class Kind(enum.IntEnum):
     MKDIR = 9
     RMDIR = 10
     LINK = 11
+    SYNCFS_BEGIN = 12
+    SYNCFS_END = 13
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     index: int
     kind: Kind
-    #: OPEN: 1 when it made the file. FLUSH_END: the errno, 0 = success.
+    #: OPEN: 1 when it made the file. FLUSH_END and SYNCFS_END: the errno, 0 = success.
     flag: int
     pid: int
     fd: int

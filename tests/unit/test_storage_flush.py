@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from takhin import errors
-from takhin.storage import partition as partition_module
+from takhin.storage import flush_goal
 from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
 from takhin.storage.waiters import Placed
@@ -203,8 +203,8 @@ def test_segments_that_were_rolled_are_flushed_with_the_new_one(make: Make, monk
     store = make(configs=configs(segment_bytes=1024)).open()
     partition = store.partition()
     synced: list[str] = []
-    real = partition_module.sync_dir
-    monkeypatch.setattr(partition_module, "sync_dir", lambda path: (synced.append(str(path)), real(path))[1])
+    real = flush_goal.sync_dir
+    monkeypatch.setattr(flush_goal, "sync_dir", lambda path: (synced.append(str(path)), real(path))[1])
     gate = Gate(partition)
     told: list[Any] = []
     for _ in range(3):

@@ -34,7 +34,7 @@
 #define MAX_FD 65536
 
 enum event { EV_MARK, EV_OPEN, EV_WRITE, EV_TRUNCATE, EV_ALLOCATE, EV_FLUSH_BEGIN, EV_FLUSH_END, EV_RENAME, EV_UNLINK,
-             EV_MKDIR, EV_RMDIR, EV_LINK };
+             EV_MKDIR, EV_RMDIR, EV_LINK, EV_SYNCFS_BEGIN, EV_SYNCFS_END };
 
 /* Which files a plan concerns: those of the log, or those of the metadata database. */
 enum kind { KIND_LOG, KIND_DATABASE, KINDS };
@@ -276,25 +276,31 @@ int posix_fallocate(int fd, off_t at, off_t n) {
 
 int posix_fallocate64(int fd, off64_t at, off64_t n) { return posix_fallocate(fd, at, n); }
 
-static int flush(int fd, int (*real)(int)) {
+static int flush(int fd, int (*real)(int), enum event begin, enum event end) {
     if (!is_watched(fd)) return real(fd);
     int64_t id = __atomic_add_fetch(&flushes, 1, __ATOMIC_RELAXED);
-    record(EV_FLUSH_BEGIN, 0, fd, id, 0, "", 0);
+    record(begin, 0, fd, id, 0, "", 0);
     if (flush_delay_us) usleep(flush_delay_us);
     int rc = fault(watched[fd] - 1, CALL_FLUSH) ? -1 : real(fd), error = errno;
-    record(EV_FLUSH_END, rc == 0 ? 0 : error, fd, id, 0, "", 0);
+    record(end, rc == 0 ? 0 : error, fd, id, 0, "", 0);
     errno = error;
     return rc;
 }
 
 int fsync(int fd) {
     REAL(int, fsync, int);
-    return flush(fd, real_fsync);
+    return flush(fd, real_fsync, EV_FLUSH_BEGIN, EV_FLUSH_END);
 }
 
 int fdatasync(int fd) {
     REAL(int, fdatasync, int);
-    return flush(fd, real_fdatasync);
+    return flush(fd, real_fdatasync, EV_FLUSH_BEGIN, EV_FLUSH_END);
+}
+
+/* Of all that is watched: it lies on one filesystem. */
+int syncfs(int fd) {
+    REAL(int, syncfs, int);
+    return flush(fd, real_syncfs, EV_SYNCFS_BEGIN, EV_SYNCFS_END);
 }
 
 /* -- directories ------------------------------------------------------------------------------ */
