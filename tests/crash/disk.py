@@ -20,6 +20,8 @@ class Disk:
         self.root = Path()
         #: Seconds that a flush takes before it does anything.
         self.delay = 0.0
+        #: Calls of ``syncfs`` that began.
+        self.syncs_begun = 0
         #: Bytes of each segment file on stable storage.
         self._stable: dict[Path, int] = {}
         #: Files whose pages a failed flush has lost: no later flush brings them back.
@@ -39,7 +41,7 @@ class Disk:
         """Come between the log and its files. Once in a process, before any planted bug."""
         from takhin import _os, _segment
 
-        disk, sync_dir = self, _os.sync_dir
+        disk, sync_dir, syncfs = self, _os.sync_dir, _os.syncfs
 
         class TracedFile(_segment.SegmentFile):
             def flush(self) -> None:
@@ -63,8 +65,19 @@ class Disk:
             sync_dir(path)
             disk._entries[Path(path)] = entries
 
+        def traced_syncfs(fd: int) -> None:
+            disk.syncs_begun += 1
+            root = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            entries = {each: set(os.listdir(each)) for each in [root, *root.iterdir()] if each.is_dir()}
+            sizes = {path: path.stat().st_size for path in root.rglob("*.log")}
+            time.sleep(disk.delay)
+            syncfs(fd)
+            disk._entries.update(entries)
+            for path in set(sizes) - disk._lost:
+                disk._stable[path] = max(sizes[path], disk._stable.get(path, 0))
+
         for module in [module for name, module in sys.modules.items() if name.startswith("takhin.storage")]:
-            for name, new in (("SegmentFile", TracedFile), ("sync_dir", traced_sync_dir)):
+            for name, new in (("SegmentFile", TracedFile), ("sync_dir", traced_sync_dir), ("syncfs", traced_syncfs)):
                 if hasattr(module, name):
                     setattr(module, name, new)
 

@@ -17,7 +17,7 @@ from takhin import _os, metadata_store
 from takhin._fastlog import Batches
 from takhin.engine import local
 from takhin.server.produce_stream import ProduceStream
-from takhin.storage import flusher, partition, producers, reader, recovery, segment
+from takhin.storage import flush_goal, flusher, group_flush, partition, producers, reader, recovery, segment
 
 from .disk import replace
 
@@ -111,7 +111,7 @@ def answer_before_the_write() -> None:
 @mutant("power_cut_after_a_roll", 1)
 def skip_the_directory_flush() -> None:
     """The directory is not flushed after a segment was made in it."""
-    replace(partition, "sync_dir", lambda path: None)
+    replace(flush_goal, "sync_dir", lambda path: None)
 
 
 @mutant("power_cut_with_a_roll_under_way", 1)
@@ -149,6 +149,19 @@ def show_unflushed_records() -> None:
         return placed
 
     original = replace(partition.Partition, "append", append)
+
+
+@mutant("power_cut_while_many_are_flushed_at_once", 1)
+def mark_a_group_before_its_flush() -> None:
+    """Partitions that are flushed together are marked, and answered, before the call that flushes them."""
+
+    def flush(self: Any, partitions: Any) -> None:
+        goals = [(each, goal) for each in partitions if (goal := each.flush_goal()) is not None]
+        for each, goal in goals:
+            each.goal_reached(goal)
+        group_flush.syncfs(self._fd)
+
+    replace(group_flush.GroupFlush, "flush", flush)
 
 
 @mutant("power_cut_after_a_checkpoint", 3)

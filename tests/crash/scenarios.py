@@ -6,11 +6,13 @@ A server without the mistake passes all of them: that is tested too.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from takhin import _os
 from takhin.engine.base import ProducerStamp
+from takhin.storage import flusher, others_writes
 
 from .stage import TOPIC, Stage
 
@@ -103,6 +105,25 @@ def power_cut_with_unflushed_records(stage: Stage) -> None:
     stage.settle()
     stage.end_abruptly(power_cut=True)
     stage.start()
+    finish(stage)
+
+
+def power_cut_while_many_are_flushed_at_once(stage: Stage) -> None:
+    """While one is being flushed, others ask: they are flushed together, and the power goes."""
+    others_writes.FREE_BYTES = 1 << 60  # whatever else this machine writes
+    many = range(flusher.FEWEST + 4)
+    begin(stage, partitions=len(many))
+    stage.disk.delay = 2 * SLOW
+    for partition in many:
+        stage.produce(2, partition=partition, wait=False)
+    until = time.monotonic() + 20
+    while not stage.disk.syncs_begun and time.monotonic() < until:
+        time.sleep(0.002)
+    assert stage.disk.syncs_begun, "there was no group"
+    time.sleep(0.05)
+    stage.end_abruptly(power_cut=True)
+    stage.start()
+    stage.drain("after the cut", many)
     finish(stage)
 
 
@@ -340,6 +361,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, int]]] = {
         (power_cut_after_a_roll, {}),
         (power_cut_with_a_roll_under_way, {}),
         (power_cut_with_unflushed_records, {}),
+        (power_cut_while_many_are_flushed_at_once, {"flush_threads": 1}),
         (power_cut_after_a_checkpoint, {}),
         (a_flush_fails, {}),
         (kill_with_a_torn_tail, {}),

@@ -149,8 +149,11 @@ class Stage:
             [(None, value, (), FIRST_MS + 10 * (first + n)) for n, (_, value) in enumerate(made)]
         )
         answered = threading.Event()
+        life = self._life
 
         def done(outcome: Appended | TakhinError) -> None:
+            if self._life != life:
+                return  # whoever asked has gone down with that life
             if isinstance(outcome, Appended):
                 self.history.ok(op, partition=outcome.partition, base=outcome.base_offset)
             else:
