@@ -45,6 +45,14 @@ class InFlight:
                 )
             self._used += size_bytes
 
+    def try_take(self, size_bytes: int) -> bool:
+        """Whether there was room, without a wait and without an error."""
+        with self._changed:
+            if not self._fits(size_bytes):
+                return False
+            self._used += size_bytes
+            return True
+
     def has_room(self, size_bytes: int) -> bool:
         """At this moment."""
         return self._fits(size_bytes)

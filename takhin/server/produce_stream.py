@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -28,8 +29,9 @@ from .timers import Timer, Timers
 
 #: What an answer that waits costs beside its request, bytes, so that many tiny requests count too.
 ANSWER_BYTES = 512
-#: Answers in a row before other streams have their turn.
-ANSWERS_A_TURN = 256
+#: Answers that are sent at once, and how many times in a row before other streams have their turn.
+ANSWERS_AT_ONCE = 64
+TURNS = 4
 #: Seconds that a stream waits for room among the bytes in flight, before it is answered with an error. It holds
 #: up its own sender only, who feels flow control.
 ROOM_SECONDS = 5.0
@@ -89,18 +91,26 @@ class ProduceStream(ParkedStream):
     def read(self) -> None:
         """Until the client half-closes, goes away, or the stream is asked to end."""
         try:
-            requests: deque[bytes] = deque()
-            while self._wait_for_room():
-                if not requests:
-                    requests.extend(self._call.take())
-                    if not requests or self.gone or self.ending is not None:
-                        break
-                self._take(requests.popleft())
+            while requests := self._call.take():
+                if not self._take_all(requests):
+                    break
+                del requests  # the wait for the next ones must not keep these
         except grpc.RpcError:
             self.gone = True
         with self._lock:
             self._half_closed = True
         self.run_here()
+
+    def _take_all(self, requests: Sequence[bytes]) -> bool:
+        """False when the stream is at its end before all of them are taken."""
+        for data in requests:
+            if self._waiting_bytes >= self._service.buffer_bytes:
+                self._send_ready()
+            if not self._wait_for_room():
+                return False
+            self._take(data)
+        self._send_ready()
+        return True
 
     def _wait_for_room(self) -> bool:
         with self._room:
@@ -118,8 +128,11 @@ class ProduceStream(ParkedStream):
             self._append(answer, data)
         except Exception as exc:
             self.settle(answer, status.known(exc, **self.describe()))
+        # Then the outcome is looked for: one that comes in between is seen by this thread, or by who brings it.
+        answer.in_append = False
+
+    def _send_ready(self) -> None:
         with self._lock:
-            answer.in_append = False
             ready = bool(self._answers) and self._answers[0].outcome is not None
         if ready:
             self.run_here()
@@ -133,7 +146,9 @@ class ProduceStream(ParkedStream):
         acks = acks_of(request, self._service.default_acks)
         stamp = producer_of(request)
         limit = timeout_of(request)
-        self.inflight.take(answer.size, wait_seconds=ROOM_SECONDS)
+        if not self.inflight.try_take(answer.size):
+            self._send_ready()
+            self.inflight.take(answer.size, wait_seconds=ROOM_SECONDS)
         self._service.engine.append(request.topic, request.partition, request.records, acks, stamp, answer.done)
         if limit is not None and answer.outcome is None and acks != ACKS_NONE:
             timer = self._service.timers.after(limit, answer.time_out)
@@ -171,24 +186,33 @@ class ProduceStream(ParkedStream):
     # -- with the turn -----------------------------------------------------------------------
 
     def step(self) -> Next:
-        for _ in range(ANSWERS_A_TURN):
+        for _ in range(TURNS):
             with self._room:
-                if not self._answers or self._answers[0].outcome is None:
+                ready = self._take_ready()
+                if not ready:
                     if self._answers:
                         return Next.PARK
                     # Everything that was taken is answered: the only place where the stream may end.
                     if self.ending is not None:
                         raise self.ending
                     return Next.DONE if self._half_closed else Next.PARK
-                answer = self._answers.popleft()
-                full = self._waiting_bytes >= self._service.buffer_bytes
-                self._waiting_bytes -= answer.size + ANSWER_BYTES
-                if full and self._waiting_bytes < self._service.buffer_bytes:
-                    self._room.notify_all()
-            self.send(self._encoded(answer))
+            self._call.send_all([self._encoded(answer) for answer in ready])
             if self.gone:
                 return Next.DONE
         return Next.AGAIN
+
+    def _take_ready(self) -> list[_Answer]:
+        """The caller holds the lock."""
+        answers = self._answers
+        ready: list[_Answer] = []
+        full = self._waiting_bytes >= self._service.buffer_bytes
+        while answers and answers[0].outcome is not None and len(ready) < ANSWERS_AT_ONCE:
+            answer = answers.popleft()
+            self._waiting_bytes -= answer.size + ANSWER_BYTES
+            ready.append(answer)
+        if full and self._waiting_bytes < self._service.buffer_bytes:
+            self._room.notify_all()
+        return ready
 
     def _encoded(self, answer: _Answer) -> bytes:
         outcome = answer.outcome
