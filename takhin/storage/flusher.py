@@ -4,7 +4,7 @@ A partition asks once; the flush that follows serves everything appended until i
 runs, later appends gather for the next one. So under load the number of flushes follows the disk,
 not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each;
 where many are due, one thread takes them all, and one call makes them durable (``group_flush``). While
-it runs, whoever asks gathers for the next.
+it runs, the other threads go on one by one, and what is more than they can do gathers for the next group.
 
 Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed within
 ``linger_ms`` instead of at once.
@@ -77,7 +77,7 @@ class Flusher:
         self._linger = linger_ms / 1000
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[Flushable] = deque()
-        #: A group is being flushed: nobody begins anything else meanwhile.
+        #: A group is being flushed: there is one at a time.
         self._grouping = False
         self._stopping = False
         #: (deadline, partition), earliest first: the linger is the same for all.
@@ -123,8 +123,7 @@ class Flusher:
     def _put(self, partitions: Sequence[Flushable]) -> None:
         with self._changed:
             self._queue.extend(partitions)
-            if not self._grouping:
-                self._changed.notify(len(partitions))
+            self._changed.notify(len(partitions))
 
     # -- the threads that flush ---------------------------------------------------------------------
 
@@ -138,18 +137,17 @@ class Flusher:
             finally:
                 with self._changed:
                     self._grouping = False
-                    self._changed.notify_all()
             for partition in rest:
                 self._flush(partition)
 
     def _take(self) -> list[Flushable] | None:
         """One partition, or all that are due, as a group; None when it is over."""
         with self._changed:
-            while self._grouping or not self._queue:
-                if self._stopping and not self._queue:
+            while not self._queue:
+                if self._stopping:
                     return None
                 self._changed.wait()
-            if len(self._queue) < FEWEST or not self._group.possible:
+            if self._grouping or len(self._queue) < FEWEST or not self._group.possible:
                 return [self._queue.popleft()]
             self._grouping = True
             due = list(self._queue)
@@ -176,6 +174,7 @@ class Flusher:
         if not pays:
             with self._changed:
                 self._queue.extendleft(reversed(due[1:]))
+                self._changed.notify(len(due) - 1)
             return due[:1]
         # One that lingered and was then asked for is due twice.
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]

@@ -137,6 +137,28 @@ def test_nobody_is_told_before_the_call_has_returned_and_only_what_came_before_i
     wait_until(lambda: len(behind) == MANY - 1)
 
 
+def test_a_group_holds_up_nobody_and_there_is_one_at_a_time(make: Make, calls: Calls) -> None:
+    store = make(partitions=2 * MANY, log=msgspec.structs.replace(QUIET, flush_threads=2)).open()
+    calls.open.clear()
+    gates = [Gate(store.partition(n)) for n in (0, MANY)]
+    for n in (0, MANY):
+        store.partition(n).append(frame(b"first"), lambda outcome: None)
+    assert all(gate.entered.acquire(timeout=20) for gate in gates)
+    together: list[Any] = []
+    for n in range(1, MANY):
+        store.partition(n).append(frame(b"together"), together.append)
+    gates[0].open.set()
+    assert calls.entered.acquire(timeout=20)
+    alone: list[Any] = []
+    for n in range(MANY + 1, 2 * MANY):
+        store.partition(n).append(frame(b"alone"), alone.append)
+    gates[1].open.set()
+    wait_until(lambda: len(alone) == MANY - 1)
+    assert (calls.count, together) == (1, [])
+    calls.open.set()
+    wait_until(lambda: len(together) == MANY - 1)
+
+
 def test_rolled_segments_and_new_names_are_covered(make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(partitions=MANY, log=ONE_THREAD, configs=configs(segment_bytes=1024)).open()
     synced: list[str] = []
