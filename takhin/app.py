@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 #: that long while another thread computes. Measured: about a fifth more calls.
 SWITCH_INTERVAL = 0.0005
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: What goes through the pipe that ``run`` reads.
+#: What goes through the pipe that ``run`` reads, besides the numbers of signals.
 _STOP, _RELOAD = b"x", b"h"
 #: Seconds of grace at most, so that a stop is over within ten seconds.
 MAX_GRACE = 6
@@ -255,6 +255,9 @@ class App:
 
         for number in _SIGNALS:
             signal.signal(number, on_signal)
+        # The kernel may hand a signal to any thread (the second of two at once, for one), which does not wake this
+        # one out of its read. A byte in the pipe does; the handlers run then.
+        woken_before = signal.set_wakeup_fd(self._stop_writer, warn_on_full_buffer=False)
         watchdog: Watchdog | None = None
         loopback: Loopback | None = None
         try:
@@ -263,14 +266,16 @@ class App:
                 loopback = Loopback(self.config.grpc.addr, self.grpc_port)
                 watchdog = Watchdog(self.notifier, loopback.check, self.describe)
                 watchdog.start()
-            while _STOP not in os.read(self._stop_reader, 64):
-                self.reload()
+            while _STOP not in (asked := os.read(self._stop_reader, 64)):
+                if _RELOAD in asked:
+                    self.reload()
             self.notifier.stopping("stopping: ends calls, flushes everything")
             self.stop()
         finally:
             # One more signal, on the last yards, must not spoil the exit code.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+            signal.set_wakeup_fd(woken_before)
             if watchdog is not None and loopback is not None:
                 watchdog.stop()
                 loopback.close()

@@ -254,6 +254,23 @@ def test_run_ends_when_it_is_asked_to(app: App) -> None:
     app.request_stop()
 
 
+def test_a_signal_that_another_thread_gets_ends_it_as_well(app: App) -> None:
+    def hit_itself() -> None:
+        wait_until(lambda: app.grpc_port != 0)
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    begun = time.monotonic()
+    late = threading.Timer(10, app.request_stop)
+    late.start()
+    thread = threading.Thread(target=hit_itself)
+    thread.start()
+    assert app.run() == 0
+    assert time.monotonic() - begun < 9
+    thread.join()
+    late.cancel()
+
+
 def test_systemd_is_told_during_the_start_what_a_probe_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
