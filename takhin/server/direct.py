@@ -33,7 +33,7 @@ from .pools import CallPool
 log = logging.getLogger(__name__)
 
 #: Bytes of requests in an inbox up to which the next one is asked for; with what each costs beside its bytes.
-READ_AHEAD_BYTES = 128 * 1024
+READ_AHEAD_BYTES = 512 * 1024
 #: Bytes of answers that gRPC has not taken yet from which on a sender waits for its peer.
 OUTBOX_BYTES = 64 * 1024
 MESSAGE_BYTES = 512
