@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes of requests in an inbox up to which the next one is asked for; with what each costs beside its bytes.
 READ_AHEAD_BYTES = 512 * 1024
-#: Bytes of answers that gRPC has not taken yet from which on a sender waits for its peer.
+#: Bytes of answers in an outbox from which on a sender waits for its peer. One that is larger goes there as well, so
+#: that the serving thread has the next at hand when gRPC has taken the one before.
 OUTBOX_BYTES = 64 * 1024
 MESSAGE_BYTES = 512
 
@@ -110,8 +111,7 @@ class DirectCall(Call):
         self._arrived = threading.Lock()
         self._arrived.acquire()
         self._outbox: deque[_Unsent] = deque()
-        #: In the outbox and on the way.
-        self._unsent_bytes = 0
+        self._outbox_bytes = 0
         self._on_the_way: _Unsent = (b"", None)
         self._sending = False
         self._sender_waits = False
@@ -222,15 +222,15 @@ class DirectCall(Call):
         dropped: Sequence[_Unsent] = ()
         with self._condition:
             for n, one in enumerate(unsent):
-                while self._unsent_bytes >= OUTBOX_BYTES and self._is_active():
+                while self._outbox_bytes >= OUTBOX_BYTES and self._is_active():
                     self._sender_waits = True
                     self._condition.wait()
                 if not self._is_active():
                     dropped = unsent[n:]
                     break
-                self._unsent_bytes += len(one[0]) + MESSAGE_BYTES
                 if self._sending:
                     self._outbox.append(one)
+                    self._outbox_bytes += len(one[0]) + MESSAGE_BYTES
                 else:
                     self._start_sending(one)
         _tell(dropped)
@@ -271,19 +271,20 @@ class DirectCall(Call):
         with self._condition:
             self._sending = False
             over = [self._on_the_way]
-            self._unsent_bytes -= len(self._on_the_way[0]) + MESSAGE_BYTES
             completed: _Completed = _server._possibly_finish_call(self._state, _SEND)
             try:
                 if not self._is_active():
                     self._drop_outbox(over)
                 elif self._outbox:
-                    self._start_sending(self._outbox.popleft())
+                    following = self._outbox.popleft()
+                    self._outbox_bytes -= len(following[0]) + MESSAGE_BYTES
+                    self._start_sending(following)
                 elif self._ending:
                     _server._status(self._event, self._state, None)
             except Exception as exc:
                 self._drop_outbox(over)
                 incident(log, exc, part="send")
-            if self._sender_waits and self._unsent_bytes <= OUTBOX_BYTES // 2:
+            if self._sender_waits and self._outbox_bytes <= OUTBOX_BYTES // 2:
                 self._sender_waits = False
                 self._condition.notify_all()
         _tell(over)
@@ -292,7 +293,7 @@ class DirectCall(Call):
     def _drop_outbox(self, over: list[_Unsent]) -> None:
         over.extend(self._outbox)
         self._outbox.clear()
-        self._unsent_bytes = 0
+        self._outbox_bytes = 0
 
 
 def _tell(over: Sequence[_Unsent]) -> None:
