@@ -81,14 +81,9 @@ class LocalEngine(LocalReload):
         self._topics: dict[str, Topic] = {}
         self._producer_epochs: dict[int, int] = {}
         self._collector = LocalCollector(self._manager.environment, self._manager.scrubber, self._manager.partitions)
-        self._claimed = self._opened = self._running = False
+        self._opened = self._running = False
 
     # -- life ---------------------------------------------------------------------------------
-
-    def claim(self) -> None:
-        if not self._claimed:
-            self._manager.lock()
-            self._claimed = True
 
     def start(self) -> None:
         self.claim()
@@ -101,10 +96,6 @@ class LocalEngine(LocalReload):
             raise
         self._registry.register(self._collector)
         self._opened = self._running = True
-
-    def _release(self) -> None:
-        self._manager.release()
-        self._claimed = False
 
     def _open_topics(self) -> None:
         manager, metadata = self._manager, self._metadata
@@ -154,12 +145,11 @@ class LocalEngine(LocalReload):
         return Topic(row.name, row.topic_id, row.configs, configs, tuple(p for p in found if p is not None))
 
     def stop(self) -> None:
-        if not self._opened:
-            self._release()  # and no clean marker: what is there was not looked at
-            return
         self._running = False
-        self._manager.close()
-        self._metadata.close()
+        if self._opened:  # else no clean marker either: what is there was not looked at
+            self._manager.close()
+            self._metadata.close()
+        self._release()
 
     def health(self) -> EngineHealth:
         causes = []

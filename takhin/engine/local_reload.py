@@ -1,4 +1,4 @@
-"""The part of the local engine for who runs it: progress, totals, and changes while it runs."""
+"""The part of the local engine for who runs it: its claim, progress, totals, and changes while it runs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ class LocalReload(Engine):
     _log: LogConfig
     _defaults: TopicDefaults
     _limits: LimitsConfig
+    _claimed = False
+
+    def claim(self) -> None:
+        if not self._claimed:
+            self._manager.lock()
+            self._claimed = True
+
+    def _release(self) -> None:
+        self._manager.release()
+        self._claimed = False
 
     def progress(self) -> str:
         manager = self._manager
