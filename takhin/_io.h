@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 enum tk_call { TK_OPEN, TK_READ, TK_WRITE, TK_FLUSH, TK_SYNC_DIR, TK_TRUNCATE, TK_RENAME, TK_UNLINK, TK_MKDIR, TK_SYNCFS,
-               TK_CALLS };
+               TK_ALLOCATE, TK_CALLS };
 
 #ifdef TAKHIN_DEBUG
 #include "_fault.h"
@@ -100,6 +100,13 @@ static int tk_syncfs(int fd) {
 static int64_t tk_filesystem(int fd) {
     struct statfs found;
     return fstatfs(fd, &found) == 0 ? (int64_t)found.f_type : -errno;
+}
+
+/* Blocks for n bytes at `position`, for what is to be written there: the size of the file stays. */
+static int tk_allocate(int fd, int64_t position, int64_t n) {
+    int fault = tk_fault(TK_ALLOCATE);
+    if (fault) return fault;
+    return fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)position, (off_t)n) == 0 ? 0 : -errno;
 }
 
 static int tk_truncate(int fd, int64_t size) {

@@ -16,6 +16,7 @@ cdef extern from "_io.h":
     int tk_sync_dir(const char* path) nogil
     int tk_syncfs(int fd) nogil
     int64_t tk_filesystem(int fd) nogil
+    int tk_allocate(int fd, int64_t position, int64_t n) nogil
     int tk_truncate(int fd, int64_t size) nogil
     int tk_rename(const char* source, const char* target) nogil
     int tk_unlink(const char* path) nogil
@@ -42,7 +43,8 @@ cdef extern from *:
     int64_t tk_fault_short_every, tk_fault_kill_at_byte, tk_fault_bytes_written
 
 DEBUG = bool(TK_DEBUG)
-CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir", "syncfs")
+CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir", "syncfs",
+         "allocate")
 
 
 cdef int os_open(const char* path, int flags, int mode) noexcept nogil:
@@ -56,6 +58,9 @@ cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcep
 
 cdef int os_flush(int fd) noexcept nogil:
     return tk_flush(fd)
+
+cdef int os_allocate(int fd, int64_t position, int64_t n) noexcept nogil:
+    return tk_allocate(fd, position, n)
 
 cdef int os_truncate(int fd, int64_t size) noexcept nogil:
     return tk_truncate(fd, size)

@@ -33,4 +33,6 @@ cdef class SegmentIndex:
 
 cdef class SegmentFile:
     cdef readonly int fd
+    cdef int64_t allocated      # no blocks need to be asked for below
     cdef readonly str path
+    cdef void allocate(self, int64_t position, int64_t size)

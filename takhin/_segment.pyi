@@ -76,6 +76,8 @@ class SegmentFile:
     def size(self) -> int: ...
     def append(self, batch: RecordBatch, position: int, base_offset: int) -> None:
         """Write the batch at ``position``. After a failure, some of it may be there: truncate."""
+    def free_blocks(self) -> None:
+        """Give back blocks that were asked for in advance, behind the end. Nobody may append at the same time."""
     def flush(self) -> None:
         """fdatasync, with the GIL released. A failure must never be tried again."""
     def truncate(self, size: int) -> None: ...

@@ -135,6 +135,9 @@ class Segment:
             self._index = None
 
     def close(self) -> None:
+        """Nothing is appended any more."""
+        if self.open_file is not None:
+            self.open_file.free_blocks()
         self.files.forget(self)
         self._index = None
 
@@ -244,6 +247,8 @@ class Segment:
         """Write index files and seal of a segment that has its successor. They can all be had again
         from the log: a failure costs time later, and is only logged."""
         self.next_offset = next_offset
+        if self.open_file is not None:
+            self.open_file.free_blocks()
         try:
             summary = self.save_index(index, None)
             body = _SEAL.pack(

@@ -84,6 +84,41 @@ def test_append_puts_a_batch_where_it_is_told(make: MakeFile) -> None:
     assert file.pread(0, 1 << 20) == first.tobytes(7)
 
 
+MIB = 1 << 20
+
+
+def blocks_bytes(file: SegmentFile) -> int:
+    return os.fstat(file.fd).st_blocks * 512
+
+
+def test_a_large_file_has_blocks_in_advance_and_gives_them_back(make: MakeFile) -> None:
+    file = make(b"")
+    framed = RecordSpans.from_records([(None, b"v" * MIB, [], NOW)]).frame(NOW)
+    size = 0
+    for n in range(40):
+        file.append(framed, size, n)
+        size += framed.size
+        assert file.size() == size, "blocks in advance are behind the end"
+        ahead = blocks_bytes(file) - size
+        assert ahead <= 65536 if size < 8 * MIB else ahead <= size // 4 + 65536
+    assert ahead > MIB
+    before = file.pread(0, size)
+    file.free_blocks()
+    assert blocks_bytes(file) - size <= 65536
+    assert file.size() == size
+    assert file.pread(0, size) == before
+    file.append(framed, size, 40)  # and goes on
+    assert file.pread(size, framed.size) == framed.tobytes(40)
+    assert blocks_bytes(file) - file.size() > MIB
+
+
+def test_blocks_in_advance_are_bounded(make: MakeFile) -> None:
+    file = make(b"")
+    framed = RecordSpans.from_records([(None, b"v", [], NOW)]).frame(NOW)
+    file.append(framed, 1 << 30, 0)
+    assert MIB < blocks_bytes(file) <= 32 * MIB + 65536
+
+
 def test_a_file_for_reading_refuses_writes(make: MakeFile) -> None:
     file = SegmentFile(make(DATA).path)
     framed = RecordSpans.from_records([(None, b"a", [], NOW)]).frame(NOW)

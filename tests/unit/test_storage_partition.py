@@ -52,6 +52,28 @@ def test_the_file_holds_what_the_reference_writes(make: Make) -> None:
     )
 
 
+def test_blocks_in_advance_are_given_back_by_a_roll_and_by_a_stop(make: Make) -> None:
+    store = make(configs=configs(segment_bytes=12 << 20)).open()
+    partition = store.partition()
+
+    def ahead() -> list[int]:
+        found = [path.stat() for path in store.files(".log")]
+        return [max(stat.st_blocks * 512 - stat.st_size - 65536, 0) for stat in found]
+
+    for _ in range(11):
+        append(partition, b"v" * (1 << 20))
+    assert ahead()[0] > 0
+    for _ in range(11):
+        append(partition, b"v" * (1 << 20))
+    settle(partition)
+    wait_until(lambda: ahead()[0] == 0)
+    assert ahead()[1] > 0
+    kept = values(partition)
+    store.close()
+    assert ahead() == [0, 0]
+    assert values(store.open().partition()) == kept
+
+
 def test_a_full_segment_gets_a_successor_and_offsets_go_on(make: Make) -> None:
     store = make(configs=small()).open()
     partition = store.partition()
