@@ -20,10 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from takhin.app import SWITCH_INTERVAL
 from takhin.config import GrpcConfig
+from takhin.observe.metrics import GrpcMetrics
+from takhin.server.call import Call
+from takhin.server.calls import Behaviour
 from takhin.server.options import server_options
+from takhin.server.pools import CallPool
+from takhin.server.router import Router
 
 from .bare import BIDI
 from .processes import REPOSITORY, Server, build_client, run_client
@@ -158,9 +164,59 @@ def two_processes() -> None:
         _announce(bound)
 
 
+def inbox_and_outbox() -> None:
+    """What the server does: completions of our own fill an inbox and empty an outbox, a thread answers what has
+    gathered."""
+
+    def echo(call: Call) -> None:
+        while taken := call.take():
+            call.send_all([ANSWER] * len(taken))
+        call.send(None)
+
+    _serve_router(lambda call: call.spawn(lambda: echo(call)))
+
+
+def on_the_serving_thread() -> None:
+    """Completions of our own that answer at once: no other thread. A server that waits for a disk there would
+    keep all its clients waiting."""
+
+    def begin(call: Call) -> None:
+        def deliver(data: bytes | None) -> None:
+            if data is None:
+                call.spawn(lambda: call.send(None))
+            else:
+                call.send(ANSWER)
+                call.receive(deliver)
+
+        call.receive(deliver)
+
+    _serve_router(begin)
+
+
+def _serve_router(behaviour: Behaviour) -> None:
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    pool = CallPool("bench", 64, 1000)
+    router = Router(GrpcMetrics(CollectorRegistry()), CallPool("reject", 1, 1), direct=True)
+    router.add("bench.Bare", "Bidi", "bidi_stream", behaviour, pool)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[router], options=_options())
+    bound = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    _KEEP.append(server)
+    _announce(bound)
+
+
 WAYS = {
     way.__name__: way
-    for way in (threads, reading_ahead, asynchronous, asynchronous_read_write, asynchronous_uvloop, two_processes)
+    for way in (
+        threads,
+        reading_ahead,
+        asynchronous,
+        asynchronous_read_write,
+        asynchronous_uvloop,
+        two_processes,
+        inbox_and_outbox,
+        on_the_serving_thread,
+    )
 }
 
 
