@@ -6,6 +6,7 @@ grpcio offers to everybody (here), and by completions of our own (``direct``), w
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -34,14 +35,24 @@ class Call(ABC):
         self.context = context
         self._metrics = metrics
         self._count = CallCount(metrics, context)
+        self._kept = False
 
     def count_cancelled(self) -> None:
         """For a call whose end nobody may see: it is counted when gRPC is through with it."""
         self.context.add_callback(self._count.end_cancelled)
 
     def abandon(self) -> None:
-        """The client has gone before there was an answer."""
+        """The client has gone before there was an answer: in place of one."""
         self._count.end_cancelled()
+        self._over()
+
+    def keep(self) -> None:
+        """From within its work: the call goes on after that, and holds its place in the pool until its end."""
+        self._kept = True
+
+    @abstractmethod
+    def _over(self) -> None:
+        """The end of a call that may have been kept."""
 
     @abstractmethod
     def spawn(self, work: Callable[[], None]) -> None:
@@ -81,9 +92,15 @@ class PublicCall(Call):
         super().__init__(context, metrics)
         self._requests = requests
         self._send = send
+        self._ended = threading.Event()
 
     def spawn(self, work: Callable[[], None]) -> None:
         work()
+        if self._kept:  # its place in the pool is this thread
+            self._ended.wait()
+
+    def _over(self) -> None:
+        self._ended.set()
 
     def receive(self, deliver: Deliver) -> None:
         try:
@@ -111,6 +128,8 @@ class PublicCall(Call):
         finally:
             if taken is not None:
                 taken()
+            if message is None:
+                self._over()
 
     def answer(self, message: bytes) -> None:
         self.send(message)

@@ -19,6 +19,8 @@ from .timers import Timers
 
 #: A method with one request and one response: request bytes and context to response bytes.
 Unary = Callable[[bytes, grpc.ServicerContext], bytes]
+#: A method that answers its one request sooner or later; what it raises ends the call.
+Late = Callable[[bytes, Call], None]
 #: A method whose responses are sent later: it has taken everything over when it returns.
 Parked = Callable[[bytes, grpc.ServicerContext, Send], None]
 #: As ``Parked``, with a stream of requests; all of the call is the method's.
@@ -116,16 +118,18 @@ def cold(request_type: type[Request], method: Callable[[Request, grpc.ServicerCo
 
 
 def unary(method: Unary, name: str, arrivals: Arrivals) -> Behaviour:
+    return late(lambda data, call: call.answer(method(data, call.context)), name, arrivals)
+
+
+def late(method: Late, name: str, arrivals: Arrivals) -> Behaviour:
     def work(call: Call, data: bytes | None) -> None:
         if data is None and not call.context.is_active():
             call.abandon()
             return
         try:
-            response = method(arrivals.checked(data), call.context)
+            method(arrivals.checked(data), call)
         except Exception as exc:
             fail_parked(call.context, call.send, status.known(exc, method=name))
-        else:
-            call.answer(response)
 
     return lambda call: arrivals.receive(call, work)
 

@@ -115,6 +115,8 @@ class DirectCall(Call):
         self._on_the_way: _Unsent = (b"", None)
         self._sending = False
         self._sender_waits = False
+        self._in_work = True
+        self._is_over = False
         #: To end once the outbox is empty.
         self._ending = False
         pool.enter()
@@ -129,6 +131,16 @@ class DirectCall(Call):
         try:
             work()
         finally:
+            with self._condition:
+                leave, self._in_work = not self._kept or self._is_over, False
+            if leave:
+                self._pool.leave()
+
+    def _over(self) -> None:
+        with self._condition:
+            self._is_over = True
+            leave = self._kept and not self._in_work
+        if leave:
             self._pool.leave()
 
     # -- requests ----------------------------------------------------------------------------
@@ -239,6 +251,7 @@ class DirectCall(Call):
         self._metrics.sent.inc()
         self._count.end()
         _server._status(self._event, self._state, message)
+        self._over()
 
     def _end(self) -> None:
         self._count.end()
@@ -247,6 +260,7 @@ class DirectCall(Call):
                 self._ending = True
             else:
                 _server._status(self._event, self._state, None)
+        self._over()
 
     def _is_active(self) -> bool:
         active: bool = _server._is_rpc_state_active(self._state)

@@ -52,7 +52,7 @@ class GrpcServer:
         self._pools = Pools(grpc_config)
         self._inflight = InFlight(config.memory.max_inflight_bytes)
         self._sending = InFlight(config.memory.max_inflight_bytes)
-        self._producer = Producer(engine, self._inflight, config.default_acks)
+        self._producer = Producer(engine, self._inflight, self._senders, self._timers, config.default_acks)
         self._produce_streams = ProduceStreams(
             engine,
             self._inflight,

@@ -2,108 +2,150 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 
-import grpc
-
+from .._wire import ProduceRequest
 from ..engine.base import ACKS_NONE, Appended, Engine
 from ..errors import TakhinError, Timeout, Unavailable
-from .calls import Unary
+from . import status
+from .call import Call
+from .calls import Late, fail_parked
 from .inflight import InFlight
 from .names import refine
 from .produce_codec import BATCH, MESSAGE, ProduceCodec, acks_of, producer_of, timeout_of
+from .senders import Senders
+from .timers import Timer, Timers
 
-#: Seconds that a call without a deadline waits at most: a day, within what a bare lock takes.
-_LONGEST_WAIT = 86_400.0
 
+class _Pending:
+    """One append, and the call that is answered with its outcome. No thread waits: whoever brings the outcome
+    has a sender answer, unless the appending thread still can."""
 
-class _Waiter:
-    """One append that a thread waits for. ``done`` may come from any thread, also before the wait."""
+    __slots__ = ("_codec", "_in_append", "_lock", "_outcome", "_producer", "acks", "call", "request", "size", "timer")
 
-    __slots__ = ("_inflight", "_ready", "_size", "outcome")
-
-    def __init__(self, inflight: InFlight, size: int) -> None:
-        self._inflight = inflight
-        self._size = size
-        self.outcome: Appended | TakhinError | None = None
-        # A bare lock is the lightest thing to wait on: taken now, given back by whoever has the outcome.
-        self._ready = threading.Lock()
-        self._ready.acquire()
+    def __init__(
+        self, producer: Producer, codec: ProduceCodec, call: Call, request: ProduceRequest, acks: int, size: int
+    ) -> None:
+        self._producer = producer
+        self._codec = codec
+        self.call = call
+        self.request = request
+        self.acks = acks
+        #: Bytes of the request.
+        self.size = size
+        self.timer: Timer | None = None
+        self._lock = threading.Lock()
+        self._in_append = True
+        self._outcome: Appended | TakhinError | _Gone | None = None
 
     def done(self, outcome: Appended | TakhinError) -> None:
+        """The engine's callback: any thread, quick."""
         # The bytes are in the works until now, even when nobody waits any more.
-        self._inflight.give(self._size)
+        self._producer.inflight.give(self.size)
         self.resolve(outcome)
 
-    def resolve(self, outcome: Appended | TakhinError) -> None:
-        """The first outcome counts."""
-        if self.outcome is None:
-            self.outcome = outcome
-            try:
-                self._ready.release()
-            except RuntimeError:  # two at once: the other one has released it
-                pass
+    def resolve(self, outcome: Appended | TakhinError | _Gone) -> None:
+        """The first outcome counts. From any thread."""
+        with self._lock:
+            if self._outcome is not None:
+                return
+            self._outcome = outcome
+            if self._in_append:
+                return
+        self._producer.senders.submit(self)
 
-    def wait(self, seconds: float) -> Appended | TakhinError | None:
-        """None when the time is up first."""
-        if self.outcome is None:
-            self._ready.acquire(timeout=min(seconds, _LONGEST_WAIT))
-        return self.outcome
+    def client_gone(self) -> None:
+        """Runs on gRPC's serving thread: tiny."""
+        self.resolve(_Gone.GONE)
+
+    def time_out(self) -> None:
+        self.resolve(timed_out(self.request.topic, self.request.partition, self.acks))
+
+    def append_ended(self) -> bool:
+        """Whether the outcome is there: then the caller answers, else whoever brings it."""
+        with self._lock:
+            self._in_append = False
+            return self._outcome is not None
+
+    @property
+    def is_resolved(self) -> bool:
+        return self._outcome is not None
+
+    def run(self) -> None:
+        """Answer. Once, when the outcome is there."""
+        outcome = self._outcome
+        request = self.request
+        self._producer.pending.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+        if isinstance(outcome, Appended):
+            self.call.answer(self._codec.encode(request.topic, request.correlation_id, outcome))
+        elif isinstance(outcome, TakhinError):
+            # One error may be the outcome of many appends: no thread leaves its trace on it.
+            error = refine(outcome, [("topic", request.topic)]).with_traceback(None)
+            fail_parked(self.call.context, self.call.send, status.known(error))
+        else:
+            self.call.abandon()
+
+    def evict(self) -> None:
+        self.call.context.cancel()  # type: ignore[no-untyped-call]
+
+
+class _Gone(enum.Enum):
+    """The outcome when the client went away first."""
+
+    GONE = enum.auto()
 
 
 class Producer:
-    def __init__(self, engine: Engine, inflight: InFlight, default_acks: int) -> None:
+    def __init__(self, engine: Engine, inflight: InFlight, senders: Senders, timers: Timers, default_acks: int) -> None:
         self._engine = engine
-        self._inflight = inflight
+        self.inflight = inflight
+        self.senders = senders
+        self._timers = timers
         self._default_acks = default_acks
-        self._waiters: set[_Waiter] = set()
-        self.produce_message: Unary = self._method(MESSAGE)
-        self.produce_batch: Unary = self._method(BATCH)
+        #: Calls whose outcome is still to come.
+        self.pending: set[_Pending] = set()
+        self.produce_message: Late = self._method(MESSAGE)
+        self.produce_batch: Late = self._method(BATCH)
 
     @property
     def waiting(self) -> int:
         """Calls that wait for stable storage."""
-        return len(self._waiters)
+        return len(self.pending)
 
     def give_up(self) -> None:
         """Let nobody wait any longer: the server is at the end of its grace."""
         error = Unavailable("the server is stopping; the record may or may not be in the log")
-        for waiter in list(self._waiters):
-            waiter.resolve(error)
+        for pending in list(self.pending):
+            pending.resolve(error)
 
-    def _method(self, codec: ProduceCodec) -> Unary:
-        def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def _method(self, codec: ProduceCodec) -> Late:
+        def method(data: bytes, call: Call) -> None:
             request = codec.decode(data)
             acks = acks_of(request, self._default_acks)
             stamp = producer_of(request)
-            own_limit = timeout_of(request)
+            limit = timeout_of(request)
             size = len(data)
-            self._inflight.take(size)
-            waiter = _Waiter(self._inflight, size)
-            self._engine.append(request.topic, request.partition, request.records, acks, stamp, waiter.done)
-            outcome = waiter.outcome
-            if outcome is None:
-                outcome = self._wait(waiter, context, own_limit)
-            if isinstance(outcome, Appended):
-                return codec.encode(request.topic, request.correlation_id, outcome)
-            if outcome is None:
-                raise timed_out(request.topic, request.partition, acks)
-            # One error may be the outcome of many appends: no thread leaves its trace on it.
-            raise refine(outcome, [("topic", request.topic)]).with_traceback(None)
+            self.inflight.take(size)
+            pending = _Pending(self, codec, call, request, acks, size)
+            self._engine.append(request.topic, request.partition, request.records, acks, stamp, pending.done)
+            if not pending.is_resolved:
+                self._wait(pending, limit)
+            if pending.append_ended():
+                pending.run()
 
-        return call
+        return method
 
-    def _wait(
-        self, waiter: _Waiter, context: grpc.ServicerContext, own_limit: float | None
-    ) -> Appended | TakhinError | None:
-        left = context.time_remaining()
-        if own_limit is not None and (left is None or own_limit < left):
-            left = own_limit
-        self._waiters.add(waiter)
-        try:
-            return waiter.wait(_LONGEST_WAIT if left is None else left)
-        finally:
-            self._waiters.discard(waiter)
+    def _wait(self, pending: _Pending, limit: float | None) -> None:
+        """For an outcome that is to come: it may come while this is done. ``limit``: seconds."""
+        self.pending.add(pending)
+        pending.call.keep()
+        if limit is not None:
+            pending.timer = self._timers.after(limit, pending.time_out)
+        if not pending.call.context.add_callback(pending.client_gone):
+            pending.client_gone()
 
 
 def timed_out(topic: str, partition: int, acks: int) -> Timeout:

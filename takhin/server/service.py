@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from ..engine.base import Engine
 from ..v1 import takhin_pb2 as pb
 from . import health as health_module
-from .calls import Arrivals, cold, parked, parked_bidi, unary
+from .calls import Arrivals, cold, late, parked, parked_bidi, unary
 from .consume import Consumer
 from .groups import Groups
 from .health import Health
@@ -69,7 +69,7 @@ def add_takhin(
     for name, pool, request_type, method in table:
         router.add(SERVICE, name, "unary", unary(cold(request_type, method), name, arrivals), pool)
     for name, hot in (("ProduceMessage", producer.produce_message), ("ProduceBatch", producer.produce_batch)):
-        router.add(SERVICE, name, "unary", unary(hot, name, arrivals), data)
+        router.add(SERVICE, name, "unary", late(hot, name, arrivals), data)
     for name, bidi in (
         ("ProduceMessageStream", produce_streams.produce_message_stream),
         ("ProduceBatchStream", produce_streams.produce_batch_stream),

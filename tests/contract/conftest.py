@@ -47,14 +47,19 @@ def engine(make_engine: Callable[..., Engine]) -> Engine:
 
 
 @pytest.fixture
-def make_server(make_engine: Callable[..., Engine], engine_name: str, data_dir: Path) -> Iterator[MakeServer]:
-    """A server that serves; ``make_server(config=None, clock=None)``. With one of the engines, it moves
-    messages by grpcio's public interface alone."""
+def direct_calls(engine_name: str) -> bool:
+    """With one of the engines, the server moves messages by grpcio's public interface alone."""
+    return engine_name != "memory"
+
+
+@pytest.fixture
+def make_server(make_engine: Callable[..., Engine], direct_calls: bool, data_dir: Path) -> Iterator[MakeServer]:
+    """A server that serves; ``make_server(config=None, clock=None)``."""
     made: list[Server] = []
 
     def make(config: Config | None = None, clock: Clock | None = None) -> Server:
         config, clock = config or small(), clock or Clock()
-        config = structs.replace(config, grpc=structs.replace(config.grpc, direct_calls=engine_name != "memory"))
+        config = structs.replace(config, grpc=structs.replace(config.grpc, direct_calls=direct_calls))
         server = Server(make_engine(config, clock), config, clock, data_dir)
         made.append(server)
         return server

@@ -246,6 +246,10 @@ class TestSlowFlush:
     def engine_name(self) -> str:
         return "memory"
 
+    @pytest.fixture(params=[True, False], ids=["direct", "public"])
+    def direct_calls(self, request: pytest.FixtureRequest) -> bool:
+        return bool(request.param)
+
     @pytest.fixture
     def stuck(self, make_server: MakeServer) -> Server:
         server = make_server(small())
@@ -283,7 +287,7 @@ class TestSlowFlush:
 
     def test_health_is_answered_while_every_data_thread_waits(self, stuck: Server) -> None:
         waiting = [stuck.stub.ProduceMessage.future(self.request()) for _ in range(40)]
-        wait_until(lambda: stuck.grpc._producer.waiting == 32)
+        wait_until(lambda: stuck.grpc._producer.waiting >= 32)  # of as many threads
         begun = time.monotonic()
         assert stuck.stub.HealthCheck(pb.HealthCheckRequest(), timeout=5).status == "healthy"
         assert list(stuck.stub.ListTopics(pb.ListTopicsRequest(), timeout=5).topics) == ["t"]

@@ -210,6 +210,10 @@ class TestSlowFlush:
     def engine_name(self) -> str:
         return "memory"
 
+    @pytest.fixture(params=[True, False], ids=["direct", "public"])
+    def direct_calls(self, request: pytest.FixtureRequest) -> bool:
+        return bool(request.param)
+
     @pytest.fixture
     def stuck(self, make_server: MakeServer) -> Server:
         server = make_server(small(stream_buffer_bytes=65536))

@@ -278,6 +278,43 @@ def test_who_waits_for_requests_is_freed_when_the_call_is_cancelled(serve: Calla
     release.set()
 
 
+def test_a_call_that_is_kept_holds_its_place_until_its_end(serve: Callable[[Behaviour], Server]) -> None:
+    kept: list[Call] = []
+
+    def behaviour(call: Call) -> None:
+        def work() -> None:
+            call.keep()
+            kept.append(call)
+
+        call.receive(lambda data: call.spawn(work))
+
+    server = serve(behaviour)
+    asked = [server.channel.unary_unary("/s/m", None, None).future(b"%d" % n) for n in range(20)]
+    wait_until(lambda: len(kept) == 20)
+    time.sleep(0.05)
+    assert server.pool.load == 20  # of 4 threads
+    for n, call in enumerate(kept):
+        call.answer(b"%d" % n)
+        assert server.pool.load == 19 - n
+    assert sorted(future.result(PATIENCE) for future in asked) == sorted(b"%d" % n for n in range(20))
+
+
+def test_a_kept_call_whose_client_goes_away_gives_its_place_back(serve: Callable[[Behaviour], Server]) -> None:
+    def behaviour(call: Call) -> None:
+        def work() -> None:
+            call.keep()
+            assert call.context.add_callback(call.abandon)
+
+        call.receive(lambda data: call.spawn(work))
+
+    server = serve(behaviour)
+    asked = server.channel.unary_unary("/s/m", None, None).future(b"a")
+    wait_until(lambda: server.pool.load == 1)
+    time.sleep(0.05)
+    asked.cancel()
+    wait_until(lambda: server.pool.load == 0)
+
+
 def test_a_defect_in_a_delivery_does_not_end_the_serving_thread(
     serve: Callable[[Behaviour], Server], caplog: pytest.LogCaptureFixture
 ) -> None:
