@@ -92,11 +92,11 @@ class GrpcServer:
         self._add_gauges(registry)
         self._server = grpc.server(
             self._pools.data,
-            handlers=[router],
             options=server_options(grpc_config),
             # The router refuses sooner, pool by pool and with a status that says why.
             maximum_concurrent_rpcs=self._pools.limit,
         )
+        router.attach(self._server)
 
     def start(self) -> int:
         """Listen and serve; gives the port. Raises ``AddressInUse``."""

@@ -12,7 +12,7 @@ import grpc
 from .. import errors
 from ..observe.metrics import GrpcMetrics, MethodMetrics
 from .call import PublicCall, Send
-from .calls import Behaviour, failing_handler
+from .calls import Behaviour, fail_parked, failing_handler
 from .direct import DirectCall, ServingThread
 from .instrument import instrument
 from .pools import CallPool
@@ -36,6 +36,8 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._direct = direct
         self._serving_thread = ServingThread()
         self._routes: dict[str, _Route] = {}
+        #: By service and method.
+        self._registered: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         # One series for all of them: the names are the callers' to make up.
         unknown = failing_handler(errors.Unimplemented("this server has no such method"), reject)
         codes = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
@@ -44,8 +46,11 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def add(self, service: str, method: str, grpc_type: str, behaviour: Behaviour, pool: CallPool) -> None:
         """``grpc_type`` is the metric's label: ``unary``, ``server_stream`` or ``bidi_stream``."""
         metrics = self._metrics.method(grpc_type, service, method)
-        handler = self._direct_handler if self._direct else self._public_handler
-        self._add(service, method, handler(behaviour, pool, metrics), pool, metrics)
+        if self._direct:
+            handler = self._direct_handler(behaviour, pool, metrics)
+            self._registered.setdefault(service, {})[method] = handler
+        else:
+            self._add(service, method, _public_handler(behaviour, pool, metrics), pool, metrics)
 
     def add_handler(
         self, service: str, method: str, grpc_type: str, handler: grpc.RpcMethodHandler[Any, Any], pool: CallPool
@@ -53,6 +58,13 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         """A handler that is written against grpcio itself."""
         metrics = self._metrics.method(grpc_type, service, method)
         self._add(service, method, instrument(handler, metrics), pool, metrics)
+
+    def attach(self, server: grpc.Server) -> None:
+        """Once all is added. Calls of a registered method do not wait behind those of others until they are taken
+        up: gRPC takes one call at a time for each method, and one for all that are not registered."""
+        server.add_generic_rpc_handlers((self,))
+        for service, handlers in self._registered.items():
+            server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]
 
     def _add(
         self,
@@ -62,34 +74,22 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         pool: CallPool,
         metrics: MethodMetrics,
     ) -> None:
-        error: errors.TakhinError
-        if pool.name == "stream":
-            error = errors.TooManyStreams(
-                f"there are {pool.limit} produce streams, the most that this server takes", limit=pool.limit
-            )
-        else:
-            error = errors.TooManyCalls(
-                f"there are {pool.limit} calls at once, the most that this server takes", limit=pool.limit
-            )
-        too_many = instrument(failing_handler(error, self._reject), metrics)
+        too_many = instrument(failing_handler(_too_many(pool), self._reject), metrics)
         self._routes[f"/{service}/{method}"] = _Route(handler, pool, too_many)
 
     def _direct_handler(
         self, behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        error = _too_many(pool)
+
         def begin(_requests: object, context: grpc.ServicerContext, _send: Send) -> None:
-            behaviour(DirectCall(context, metrics, pool))
+            if pool.is_full:
+                call = DirectCall(context, metrics, self._reject)
+                call.spawn(lambda: fail_parked(context, call.send, error))
+            else:
+                behaviour(DirectCall(context, metrics, pool))
 
         return _non_blocking(begin, self._serving_thread)
-
-    @staticmethod
-    def _public_handler(
-        behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        def begin(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
-            behaviour(PublicCall(requests, context, send, metrics))
-
-        return _non_blocking(begin, pool)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         """Runs on gRPC's serving thread, under the server's lock: tiny, and never raising."""
@@ -97,6 +97,23 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         if route is None:
             return self._unknown
         return route.too_many if route.pool.is_full else route.handler
+
+
+def _too_many(pool: CallPool) -> errors.TakhinError:
+    if pool.name == "stream":
+        return errors.TooManyStreams(
+            f"there are {pool.limit} produce streams, the most that this server takes", limit=pool.limit
+        )
+    return errors.TooManyCalls(
+        f"there are {pool.limit} calls at once, the most that this server takes", limit=pool.limit
+    )
+
+
+def _public_handler(behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics) -> grpc.RpcMethodHandler[Any, Any]:
+    def begin(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+        behaviour(PublicCall(requests, context, send, metrics))
+
+    return _non_blocking(begin, pool)
 
 
 def _non_blocking(

@@ -50,7 +50,8 @@ class Server:
             behaviour(call)
 
         router.add("s", "m", "bidi_stream", keep, self.pool)
-        self._server = grpc.server(ThreadPoolExecutor(1), handlers=[router], options=server_options(GrpcConfig()))
+        self._server = grpc.server(ThreadPoolExecutor(1), options=server_options(GrpcConfig()))
+        router.attach(self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
