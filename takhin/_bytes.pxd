@@ -49,7 +49,20 @@ cdef inline void write_be64(uint8_t* p, int64_t value) noexcept nogil:
 
 cdef inline int varint_size(uint64_t v) noexcept nogil:
     """Bytes that v takes: 1 to 10."""
-    return (63 - __builtin_clzll(v | 1)) // 7 + 1
+    # Division by 7, for bits 0 to 63.
+    return ((63 - __builtin_clzll(v | 1)) * 9 + 73) >> 6
+
+# Larger values do not fit in 8 bytes as varints.
+cdef enum:
+    SPREAD_BITS = 56
+
+cdef inline uint64_t spread_varint(uint64_t v, int size) noexcept nogil:
+    """The varint of v, below 2^56, whose size that is, first byte lowest."""
+    # Halves of 28 bits, of those halves of 14, of those halves of 7, each to the beginning of its own room.
+    v = (v & 0x0FFFFFFF) | (v & <uint64_t>0xFFFFFFF0000000) << 4
+    v = (v & <uint64_t>0x00003FFF00003FFF) | (v & <uint64_t>0x0FFFC0000FFFC000) << 2
+    v = (v & <uint64_t>0x007F007F007F007F) | (v & <uint64_t>0x3F803F803F803F80) << 1
+    return v | (<uint64_t>0x8080808080808080 & ((<uint64_t>1 << (8 * size - 8)) - 1))
 
 cdef inline uint8_t* write_varint(uint8_t* p, uint64_t v) noexcept nogil:
     """Writes v at p and returns the first byte after it."""

@@ -38,6 +38,14 @@ cdef struct Walk:
     int32_t record_count
 
 
+# Where a walk was, to step back to.
+cdef struct Place:
+    int64_t batch_position
+    int64_t record_position
+    int64_t next_offset
+    int32_t record_index
+
+
 cdef inline void walk_open(Batches batches, Walk* walk) noexcept:
     walk.data = batches.data
     walk.size = batches.size
@@ -55,6 +63,21 @@ cdef inline void walk_save(Batches batches, Walk* walk) noexcept:
     batches.record_position = walk.record_position
     batches.record_index = walk.record_index
     batches.next_offset = walk.next_offset
+
+
+cdef inline void walk_mark(const Walk* walk, Place* place) noexcept nogil:
+    place.batch_position = walk.batch_position
+    place.record_position = walk.record_position
+    place.next_offset = walk.next_offset
+    place.record_index = walk.record_index
+
+
+cdef inline void walk_back(Walk* walk, const Place* place) noexcept nogil:
+    walk.batch_position = place.batch_position
+    walk.record_position = place.record_position
+    walk.next_offset = place.next_offset
+    walk.record_index = place.record_index
+    walk.batch_end = 0
 
 
 cdef inline const uint8_t* read_blob(

@@ -294,7 +294,7 @@ def encode_consume_response(
         + int_size(VARINT_3, high_watermark))
     cdef int64_t tail = int_size(VARINT_100, log_start_offset)
     out.room = out.size = out.count = out.missing = 0
-    out.lost = False
+    out.lost = out.exhausted = False
     if batches is not None:
         # A message of 2 GiB is more than any client reads.
         max_bytes = min(max_bytes, INT32_MAX - head - tail)
