@@ -88,6 +88,32 @@ def encode_produce_batch_response(
     error: str = "",
     error_code: int = 0,
 ) -> bytes: ...
+
+class ConsumeResponse:
+    """A ConsumeMessagesResponse that is made of several chunks. One thread at a time."""
+
+    def __init__(self, topic: bytes, partition: int, high_watermark: int, max_bytes: int, max_records: int) -> None:
+        """``topic`` is UTF-8. ``high_watermark`` as it will be at the end, or about: there, another one may cost a copy
+        of the records. The encoded records, with their tags and lengths, fit in ``max_bytes`` (there
+        may be one that does not) and are at most ``max_records`` (0: no bound)."""
+    @property
+    def count(self) -> int:
+        """Records so far."""
+    def add(self, batches: Batches) -> bool:
+        """Takes records off ``batches`` while there is room for them, and moves ``batches.next_offset`` on. Whether
+        the batches are at their end and there may be room for more. Releases the GIL for large chunks.
+
+        A header value that is null in the log is empty here: the message cannot tell. In a header key
+        that is not UTF-8 (segments from elsewhere may hold such), each bad piece becomes U+FFFD, or clients could
+        not read the message.
+
+        Raises ``errors.DataLoss`` (``first_offset``, ``last_offset``, inclusive) when the records of the
+        next batch do not add up; records before them are given first: then it is False, and the next
+        response, which has no records yet, raises. ``ValueError`` after ``finish``.
+        """
+    def finish(self, high_watermark: int, log_start_offset: int) -> bytes:
+        """The message. Raises ``ValueError`` the second time."""
+
 def encode_consume_response(
     topic: bytes,
     partition: int,
@@ -97,18 +123,8 @@ def encode_consume_response(
     max_bytes: int,
     max_records: int,
 ) -> tuple[bytes, int]:
-    """(message, records in it). Takes records off ``batches`` while the encoded records, with their
-    tags and lengths, fit in ``max_bytes`` (at least one) and are at most ``max_records`` (0: no bound),
-    and moves ``batches.next_offset`` on. ``topic`` is UTF-8. ``batches`` None or at its end gives a
-    message without records.
-
-    A header value that is null in the log is empty here: the message cannot tell. In a header key
-    that is not UTF-8 (segments from elsewhere may hold such), each bad piece becomes U+FFFD, or clients could
-    not read the message. Releases the GIL for large responses.
-
-    Raises ``errors.DataLoss`` (``first_offset``, ``last_offset``, inclusive) when the records of the
-    next batch do not add up; records before them are given first, by a call of their own.
-    """
+    """(message, records in it), of one chunk at most: a ``ConsumeResponse`` in one call. ``batches`` None or at its end
+    gives a message without records."""
 
 def keep_buffers(size: int) -> bool:
     """Keep freed memory of up to ``size`` bytes a buffer for the next one, rather than map and unmap each. Of the

@@ -7,6 +7,7 @@
 # The kernels are in _wire_requests.pxd and _wire_responses.pxd, what they share in _wire_fields.pxd.
 
 from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memmove
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_XDECREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -56,6 +57,11 @@ cdef extern from *:
 # 200 KiB of records of 1 KiB.
 cdef enum:
     RELEASE_GIL_BYTES = 131072
+
+    # Of the size of a large chunk, the room that a response has at once.
+    CHUNKS = 8
+    # At most, of a tag and an integer.
+    FIELD_BYTES = 12
 
 MAX_RECORDS = RECORDS_AT_MOST
 
@@ -281,56 +287,129 @@ cdef bytes open_texts(str topic, Text* name, str error, Text* problem):
     return kept
 
 
+@cython.final
+@cython.no_gc
+@cython.auto_pickle(False)
+@cython.freelist(16)
+cdef class ConsumeResponse:
+    cdef PyObject* raw          # NULL before the first batches, and after the end
+    cdef bytes topic
+    cdef Records out
+    cdef int64_t head           # bytes before the records
+    cdef int64_t before_watermark
+    cdef int64_t max_bytes
+    cdef int64_t max_records
+    cdef int32_t partition
+    cdef bint finished
+
+    def __cinit__(self):
+        self.finished = True  # until it is open
+
+    def __init__(self, bytes topic not None, int32_t partition, int64_t high_watermark, int64_t max_bytes,
+                 int64_t max_records):
+        if self.topic is not None:
+            raise ValueError("the response is open")
+        self.open(topic, partition, high_watermark, max_bytes, max_records)
+
+    cdef void open(self, bytes topic, int32_t partition, int64_t high_watermark, int64_t max_bytes,
+                   int64_t max_records) noexcept:
+        self.topic = topic
+        self.partition = partition
+        self.before_watermark = text_size(BYTES_1, PyBytes_GET_SIZE(topic)) + int_size(VARINT_2, partition)
+        self.head = self.before_watermark + int_size(VARINT_3, high_watermark)
+        # A message of 2 GiB is more than any client reads.
+        self.max_bytes = min(max_bytes, INT32_MAX - self.head - 2 * FIELD_BYTES)
+        self.max_records = max_records if max_records > 0 else INT64_MAX
+        self.out.room = self.out.size = self.out.count = self.out.missing = 0
+        self.finished = False
+
+    def __dealloc__(self):
+        Py_XDECREF(self.raw)
+
+    @property
+    def count(self):
+        return self.out.count
+
+    def add(self, Batches batches not None):
+        cdef Walk walk
+        cdef Records* out = &self.out
+        cdef int64_t size, least
+        cdef bint large
+        if self.finished:
+            raise ValueError("the response is finished")
+        walk_open(batches, &walk)
+        size = walk.size - walk.batch_position
+        large = min(self.max_bytes - out.size, size) >= RELEASE_GIL_BYTES
+        # Records are seldom twice as long here as in the log; where they are, there is more room a little later.
+        # After a large chunk there may be others: the message takes back what they do not need.
+        least = min(self.max_bytes, out.size + 2 * size)
+        if self.raw == NULL or out.room < least:
+            self.make_room(min(self.max_bytes, max(least, CHUNKS * size)) if large else least)
+        out.lost = out.exhausted = False
+        while True:
+            out.p = <uint8_t*>PyBytes_AS_STRING(<object>self.raw) + self.head
+            if large:
+                with nogil:
+                    write_records(&walk, self.partition, self.max_bytes, self.max_records, out)
+            else:
+                write_records(&walk, self.partition, self.max_bytes, self.max_records, out)
+            if out.missing == 0:
+                break
+            self.make_room(max(2 * out.room, out.size + out.missing))
+        if out.lost and out.count == 0:
+            raise_data_loss(&walk)
+        walk_save(batches, &walk)
+        return out.exhausted and (
+            out.count == 0 or (out.count < self.max_records and out.size < self.max_bytes))
+
+    cdef int make_room(self, int64_t room) except -1:
+        room = max(room, 0)
+        self.finished = True  # unless there is memory
+        if self.raw == NULL:
+            self.raw = new_bytes(NULL, self.head + room + FIELD_BYTES)
+        else:
+            resize_bytes(&self.raw, self.head + room + FIELD_BYTES)
+        self.finished = False
+        self.out.room = room
+        return 0
+
+    def finish(self, int64_t high_watermark, int64_t log_start_offset):
+        cdef PyObject* raw
+        cdef uint8_t* p
+        cdef int64_t head = self.before_watermark + int_size(VARINT_3, high_watermark)
+        cdef int64_t size = head + self.out.size + int_size(VARINT_100, log_start_offset)
+        if self.finished:
+            raise ValueError("the response is finished")
+        self.finished = True
+        if self.raw == NULL:
+            self.raw = new_bytes(NULL, size)
+        elif head > self.head:
+            resize_bytes(&self.raw, head + self.out.size + FIELD_BYTES)
+        p = <uint8_t*>PyBytes_AS_STRING(<object>self.raw)
+        if head != self.head:
+            memmove(p + head, p + self.head, <size_t>self.out.size)
+        if PyBytes_GET_SIZE(<object>self.raw) != size:
+            resize_bytes(&self.raw, size)
+        p = <uint8_t*>PyBytes_AS_STRING(<object>self.raw)
+        p = write_text(p, BYTES_1, <const uint8_t*>PyBytes_AS_STRING(self.topic), PyBytes_GET_SIZE(self.topic))
+        p = write_int(p, VARINT_2, self.partition)
+        p = write_int(p, VARINT_3, high_watermark)
+        write_int(p + self.out.size, VARINT_100, log_start_offset)
+        raw, self.raw = self.raw, NULL
+        try:
+            return <object>raw
+        finally:
+            Py_XDECREF(raw)
+
+
 def encode_consume_response(
         bytes topic not None, int32_t partition, int64_t high_watermark, int64_t log_start_offset, Batches batches,
         int64_t max_bytes, int64_t max_records):
-    cdef Walk walk
-    cdef Records out
-    cdef PyObject* raw = NULL
-    cdef uint8_t* p
-    cdef bint large = False
-    cdef int64_t head = (
-        text_size(BYTES_1, PyBytes_GET_SIZE(topic)) + int_size(VARINT_2, partition)
-        + int_size(VARINT_3, high_watermark))
-    cdef int64_t tail = int_size(VARINT_100, log_start_offset)
-    out.room = out.size = out.count = out.missing = 0
-    out.lost = out.exhausted = False
+    cdef ConsumeResponse response = ConsumeResponse.__new__(ConsumeResponse)
+    response.open(topic, partition, high_watermark, max_bytes, max_records)
     if batches is not None:
-        # A message of 2 GiB is more than any client reads.
-        max_bytes = min(max_bytes, INT32_MAX - head - tail)
-        if max_records <= 0:
-            max_records = INT64_MAX
-        walk_open(batches, &walk)
-        # Records are seldom twice as long here as in the log; where they are, there is more room a little later.
-        out.room = min(max_bytes, 2 * (walk.size - walk.batch_position))
-        large = min(max_bytes, walk.size - walk.batch_position) >= RELEASE_GIL_BYTES
-    try:
-        raw = new_bytes(NULL, head + out.room + tail)
-        while batches is not None:
-            out.p = <uint8_t*>PyBytes_AS_STRING(<object>raw) + head
-            if large:
-                with nogil:
-                    write_records(&walk, partition, max_bytes, max_records, &out)
-            else:
-                write_records(&walk, partition, max_bytes, max_records, &out)
-            if out.missing == 0:
-                break
-            out.room = max(2 * out.room, out.size + out.missing)
-            resize_bytes(&raw, head + out.room + tail)
-        if out.lost and out.count == 0:
-            raise_data_loss(&walk)
-        if out.size < out.room:
-            resize_bytes(&raw, head + out.size + tail)
-        p = <uint8_t*>PyBytes_AS_STRING(<object>raw)
-        p = write_text(p, BYTES_1, <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic))
-        p = write_int(p, VARINT_2, partition)
-        p = write_int(p, VARINT_3, high_watermark)
-        write_int(p + out.size, VARINT_100, log_start_offset)
-        if batches is not None:
-            walk_save(batches, &walk)
-        return <object>raw, out.count
-    finally:
-        Py_XDECREF(raw)
+        response.add(batches)
+    return response.finish(high_watermark, log_start_offset), response.out.count
 
 
 def keep_buffers(int size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,15 +60,52 @@ def test_produce_batch_responses_are_byte_for_byte_google_protobufs(
     ).SerializeToString(deterministic=True)
 
 
+#: Most are as most records are; some are not, among the others.
+plain_records = st.tuples(
+    st.none() | st.binary(max_size=9), st.binary(max_size=70), st.just([]), st.integers(1000, 1003)
+)
+batches_of_records = st.lists(records, min_size=1, max_size=4) | st.lists(
+    plain_records | plain_records | plain_records | records, min_size=10, max_size=30
+)
+
+
+def segment_of(
+    contents: list[list[tuple[bytes | None, bytes | None, list[tuple[bytes, bytes | None]], int]]],
+    base_offset: int,
+    partition: int,
+) -> tuple[list[bytes], list[pb.Record]]:
+    """The batches, and what a response has of their records."""
+    batches, messages = [], []
+    offset = base_offset
+    for content in contents:
+        batches.append(RecordSpans.from_records(content).frame(1).tobytes(offset))
+        for key, value, headers, timestamp in content:
+            messages.append(
+                pb.Record(
+                    key=key,
+                    value=value,
+                    headers=[
+                        pb.RecordHeader(key=name.decode(errors="replace"), value=content or b"")
+                        for name, content in headers
+                    ],
+                    timestamp=timestamp,
+                    offset=offset,
+                    partition=partition,
+                )
+            )
+            offset += 1
+    return batches, messages
+
+
 @given(
     topic=texts,
     partition=int32s,
     high_watermark=int64s,
     log_start_offset=int64s,
-    contents=st.lists(st.lists(records, min_size=1, max_size=4), max_size=4),
+    contents=st.lists(batches_of_records, max_size=4),
     base_offset=offsets,
     skipped=st.integers(0, 5),
-    bounds=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 5)), min_size=1, max_size=6),
+    bounds=st.lists(st.tuples(st.integers(0, 600) | st.integers(0, 3000), st.integers(0, 25)), min_size=1, max_size=6),
 )
 @QUICK
 def test_consume_responses_hold_the_records_in_order_each_once_within_the_bounds(
@@ -79,27 +118,9 @@ def test_consume_responses_hold_the_records_in_order_each_once_within_the_bounds
     skipped: int,
     bounds: list[tuple[int, int]],
 ) -> None:
-    segment = b""
-    expected = []
-    offset = base_offset
-    for content in contents:
-        segment += RecordSpans.from_records(content).frame(1).tobytes(offset)
-        for key, value, headers, timestamp in content:
-            message = pb.Record(
-                key=key,
-                value=value,
-                headers=[
-                    pb.RecordHeader(key=name.decode(errors="replace"), value=content or b"")
-                    for name, content in headers
-                ],
-                timestamp=timestamp,
-                offset=offset,
-                partition=partition,
-            )
-            if offset >= base_offset + skipped:
-                expected.append(message)
-            offset += 1
-    batches = Batches(segment, next_offset=base_offset + skipped)
+    segment, messages = segment_of(contents, base_offset, partition)
+    expected = messages[skipped:]
+    batches = Batches(b"".join(segment), next_offset=base_offset + skipped)
     for max_bytes, max_records in [*bounds, (1 << 30, 0)]:
         data, count = _wire.encode_consume_response(
             topic.encode(), partition, high_watermark, log_start_offset, batches, max_bytes, max_records
@@ -120,3 +141,41 @@ def test_consume_responses_hold_the_records_in_order_each_once_within_the_bounds
         if expected:
             assert batches.next_offset == expected[0].offset
     assert expected == []
+
+
+@given(
+    partition=int32s,
+    high_watermark=int64s,
+    at_end=int64s,
+    contents=st.lists(batches_of_records, min_size=1, max_size=4),
+    base_offset=offsets,
+    max_bytes=st.integers(0, 5000),
+    max_records=st.integers(0, 60),
+)
+@QUICK
+def test_chunks_give_what_one_read_gives(
+    partition: int,
+    high_watermark: int,
+    at_end: int,
+    contents: list[list[tuple[bytes | None, bytes | None, list[tuple[bytes, bytes | None]], int]]],
+    base_offset: int,
+    max_bytes: int,
+    max_records: int,
+) -> None:
+    segment, messages = segment_of(contents, base_offset, partition)
+    whole = Batches(b"".join(segment))
+    starts = itertools.accumulate((len(content) for content in contents), initial=base_offset)
+    chunks = [Batches(data, start) for data, start in zip(segment, starts, strict=False)]
+    taken = 0
+    while chunks:
+        response = _wire.ConsumeResponse(b"t", partition, high_watermark, max_bytes, max_records)
+        while chunks and response.add(chunks[0]):
+            del chunks[0]
+        expected = _wire.encode_consume_response(b"t", partition, at_end, 5, whole, max_bytes, max_records)
+        assert (response.finish(at_end, 5), response.count) == expected
+        taken += response.count
+        if chunks:
+            assert chunks[0].next_offset == base_offset + taken
+        if not response.count:
+            break
+    assert taken == len(messages)

@@ -1,0 +1,202 @@
+"""``_wire.ConsumeResponse``: one message of several chunks, and the quick way through plain records."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from takhin import _wire
+from takhin._fastlog import Batches, RecordSpans
+from takhin.errors import DataLoss
+from takhin.v1 import takhin_pb2 as pb
+
+NOW = 1_700_000_000_000
+Record = tuple[bytes | None, bytes | None, list[tuple[str | bytes, bytes | None]], int]
+
+
+def batch(records: list[Record], base_offset: int = 0, *, log_append_time: bool = False) -> bytes:
+    return RecordSpans.from_records(records).frame(NOW, log_append_time=log_append_time).tobytes(base_offset)
+
+
+def values(count: int, size: int = 10) -> list[Record]:
+    return [(None, b"%d" % n * size, [], NOW) for n in range(count)]
+
+
+def expected(records: list[Record], base_offset: int, partition: int = 0) -> list[pb.Record]:
+    return [
+        pb.Record(
+            key=key,
+            value=value,
+            headers=[pb.RecordHeader(key=str(name), value=content or b"") for name, content in headers],
+            timestamp=timestamp,
+            offset=base_offset + n,
+            partition=partition,
+        )
+        for n, (key, value, headers, timestamp) in enumerate(records)
+    ]
+
+
+def respond(*chunks: Batches, max_bytes: int = 1 << 20, max_records: int = 0) -> tuple[list[bool], list[int]]:
+    """What each ``add`` gave, and the offsets in the message."""
+    response = _wire.ConsumeResponse(b"t", 0, 99, max_bytes, max_records)
+    added = [response.add(chunk) for chunk in chunks]
+    message = pb.ConsumeMessagesResponse.FromString(response.finish(99, 0))
+    assert response.count == len(message.records)
+    return added, [record.offset for record in message.records]
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_chunks_follow_each_other_in_one_message(size: int) -> None:
+    contents = [values(50, size), [(b"k", None, [("h", b"x")], NOW + 1)], values(40, size)]
+    response = _wire.ConsumeResponse("tö".encode(), 3, 0, 1 << 30, 0)
+    offset, records = 0, []
+    for content in contents:
+        assert response.add(Batches(batch(content, offset)))
+        records += expected(content, offset, 3)
+        offset += len(content)
+    wanted = pb.ConsumeMessagesResponse(topic="tö", partition=3, high_watermark=91, log_start_offset=7, records=records)
+    # The watermark takes a byte more than was thought.
+    assert response.finish(91, 7) == wanted.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2**40, -1])
+@pytest.mark.parametrize("at_end", [0, 1, 300, 2**62, -1])
+def test_the_watermark_may_be_any_at_the_end(before: int, at_end: int) -> None:
+    content = values(9)
+    for with_records in (True, False):
+        response = _wire.ConsumeResponse(b"t", 1, before, 1 << 20, 0)
+        if with_records:
+            response.add(Batches(batch(content)))
+        wanted = pb.ConsumeMessagesResponse(
+            topic="t", partition=1, high_watermark=at_end, records=expected(content, 0, 1) if with_records else []
+        )
+        assert response.finish(at_end, 0) == wanted.SerializeToString(deterministic=True)
+
+
+def test_a_full_response_says_so_and_leaves_the_rest_of_the_chunk() -> None:
+    content: list[Record] = [(None, b"x" * 1000, [], NOW)] * 10
+    each = pb.ConsumeMessagesResponse(records=expected(content, 10)[:1]).ByteSize()
+    chunks = [Batches(batch(content, base)) for base in (10, 20, 30)]
+    assert respond(*chunks[:2], max_bytes=15 * each) == ([True, False], list(range(10, 25)))
+    assert chunks[1].next_offset == 25
+    # The last record fills it to the byte: no room is left.
+    assert respond(*chunks[1:], max_bytes=15 * each) == ([True, False], list(range(25, 40)))
+
+
+def test_the_number_of_records_is_bounded_over_all_chunks() -> None:
+    chunks = [Batches(batch(values(10), base)) for base in (0, 10, 20)]
+    assert respond(*chunks[:2], max_records=20) == ([True, False], list(range(20)))
+    assert respond(chunks[2], max_records=3) == ([False], [20, 21, 22])
+    assert chunks[2].next_offset == 23
+
+
+def test_the_first_record_is_taken_however_large_and_only_the_first() -> None:
+    large, small = Batches(batch(values(1, 3_000_000))), Batches(batch(values(1), 1))
+    assert respond(Batches(), large, max_bytes=100) == ([True, False], [0])
+    assert respond(small, Batches(batch(values(1, 3_000_000), 2)), max_bytes=100) == ([True, False], [1])
+
+
+def test_records_before_a_loss_go_out_first_whichever_chunk_they_are_in() -> None:
+    broken = bytearray(batch([*values(7), (None, b"LAST", [], NOW)], 5))
+    broken[broken.rindex(b"LAST") - 6] = 0x7E
+    chunk = Batches(bytes(broken))
+    assert respond(Batches(batch(values(5))), chunk) == ([True, False], list(range(12)))
+    for _ in range(2):
+        with pytest.raises(DataLoss) as caught:
+            respond(Batches(), chunk)
+        assert caught.value.fields == {"first_offset": "12", "last_offset": "12"}
+
+
+def test_a_finished_response_takes_nothing_more() -> None:
+    response = _wire.ConsumeResponse(b"t", 0, 0, 100, 0)
+    response.finish(0, 0)
+    with pytest.raises(ValueError, match="finished"):
+        response.add(Batches())
+    with pytest.raises(ValueError, match="finished"):
+        response.finish(0, 0)
+
+
+def test_a_response_is_opened_once() -> None:
+    with pytest.raises(ValueError, match="open"):
+        _wire.ConsumeResponse(b"t", 0, 0, 100, 0).__init__(b"u", 0, 0, 100, 0)  # type: ignore[misc]
+    unopened = _wire.ConsumeResponse.__new__(_wire.ConsumeResponse)
+    with pytest.raises(ValueError, match="finished"):
+        unopened.finish(0, 0)
+    with pytest.raises(TypeError):
+        _wire.ConsumeResponse("t", 0, 0, 100, 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        _wire.ConsumeResponse(b"t", 0, 0, 100, 0).add(None)  # type: ignore[arg-type]
+
+
+# -- plain records ------------------------------------------------------------------------------
+
+SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 126, 127, 128, 255, 256, 257, 8191, 8192, 16383, 16384, 70_000]
+
+
+@pytest.mark.parametrize("partition", [0, 1, 127, 128, 2**31 - 1, -1])
+def test_lengths_of_every_kind_are_written_as_google_protobuf_does(partition: int) -> None:
+    blobs: list[bytes | None] = [None, *(bytes([size % 251]) * size for size in SIZES)]
+    content: list[Record] = [(key, value, [], NOW) for value in blobs for key in blobs[:12]]
+    response = _wire.ConsumeResponse(b"", partition, 0, 1 << 30, 0)
+    response.add(Batches(batch(content, 3)))
+    wanted = pb.ConsumeMessagesResponse(partition=partition, records=expected(content, 3, partition))
+    assert response.finish(0, 0) == wanted.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("bits", range(1, 63))
+def test_offsets_and_timestamps_of_every_size(bits: int) -> None:
+    for base in (max(2**bits - 3, 0), 2**bits - 1, 2**bits):
+        content: list[Record] = [(None, b"v%d" % n, [], max(base - 8 + n // 2, 1)) for n in range(16)]
+        response = _wire.ConsumeResponse(b"", 5, 0, 1 << 20, 0)
+        response.add(Batches(batch(content, base)))
+        wanted = pb.ConsumeMessagesResponse(partition=5, records=expected(content, base, 5))
+        assert response.finish(0, 0) == wanted.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("timestamp", [0, -1, -(2**62), 5])
+@pytest.mark.parametrize("append_time", [False, True])
+def test_base_timestamps_that_are_not_positive(timestamp: int, append_time: bool) -> None:
+    data = bytearray(batch([(None, b"v", [], NOW + n) for n in range(12)], 0, log_append_time=append_time))
+    data[27:35] = struct.pack(">q", timestamp)
+    response = _wire.ConsumeResponse(b"", 0, 0, 1 << 20, 0)
+    response.add(Batches(bytes(data)))
+    found = pb.ConsumeMessagesResponse.FromString(response.finish(0, 0)).records
+    assert [record.timestamp for record in found] == [NOW if append_time else timestamp + n for n in range(12)]
+
+
+@pytest.mark.parametrize("max_bytes", [*range(0, 400, 7), 1000, 1001, 1002, 1003])
+def test_records_end_at_the_bound_to_the_byte(max_bytes: int) -> None:
+    content = [(None, b"x" * (n % 40), [], NOW) for n in range(60)]
+    sizes = [pb.ConsumeMessagesResponse(records=[record]).ByteSize() for record in expected(content, 0)]
+    fitting = max(1, sum(sum(sizes[: n + 1]) <= max_bytes for n in range(60)))
+    assert respond(Batches(batch(content)), max_bytes=max_bytes)[1] == list(range(fitting))
+
+
+def test_bytes_that_are_damaged_give_the_records_before_or_a_loss() -> None:
+    chance = random.Random(5)
+    content: list[Record] = [(b"k" if n % 5 == 0 else None, b"v" * (n % 50), [], NOW + n % 3) for n in range(40)]
+    content[20] = (None, b"w", [("h", b"x")], NOW)
+    original = batch(content, 100)
+    for _ in range(4000):
+        data = bytearray(original)
+        for _ in range(chance.choice([1, 1, 2])):
+            data[chance.randrange(61, len(data))] = chance.choice([0, 1, 2, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        # Record by record, which never goes the quick way.
+        slow, quick = Batches(bytes(data)), Batches(bytes(data))
+        assert read_through(quick, 0) == read_through(slow, 1)
+        assert quick.next_offset == slow.next_offset
+
+
+def read_through(batches: Batches, max_records: int) -> tuple[bytes, dict[str, str] | None]:
+    """All records, as a message has them, and the loss at the end."""
+    found = b""
+    while True:
+        try:
+            message, count = _wire.encode_consume_response(b"", 0, 0, 0, batches, 1 << 20, max_records)
+        except DataLoss as loss:
+            return found, loss.fields
+        if not count:
+            return found, None
+        found += message
