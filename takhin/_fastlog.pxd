@@ -130,4 +130,5 @@ cdef class Batches:
     cdef int32_t record_index           # of that record, in its batch
     cdef readonly int64_t next_offset   # records below it are passed over
     cdef readonly int64_t end_offset    # records from it on are not given (exclusive)
+    cdef readonly int64_t following_bytes   # what the batch behind says that it has; 0: nobody has looked
     cdef readonly bint is_compressed    # some batch is, and cannot be walked

@@ -118,6 +118,9 @@ class Batches:
     @property
     def is_compressed(self) -> bool:
         """Whether any of the batches is: then ``storage.compression`` must have them first."""
+    @property
+    def following_bytes(self) -> int:
+        """Size of the batch behind these, as its header says, unchecked; 0 when that is not known."""
     def tobytes(self) -> bytes: ...
     def first_info(self) -> BatchInfo:
         """The first batch's header. Raises ``IndexError`` when there is none."""

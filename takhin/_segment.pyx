@@ -9,7 +9,8 @@ from posix.unistd cimport close as posix_close
 
 from ._bytes cimport read_be32, read_be64, write_be32, write_be64
 from ._fastlog cimport (
-    AT_MAGIC, BATCH_CUT, BATCH_OK, COMPRESSION_MASK, HEADER_BYTES, BatchHead, Batches, RecordBatch, check_batch, head_info, read_head,
+    AFTER_LENGTH, AT_LENGTH, AT_MAGIC, BATCH_CUT, BATCH_OK, COMPRESSION_MASK, HEADER_BYTES, BatchHead, Batches, RecordBatch,
+    check_batch, head_info, read_head,
 )
 from ._os cimport os_allocate, os_flush, os_open, os_read_at, os_truncate, os_write_at
 
@@ -350,7 +351,7 @@ cdef class SegmentFile:
         cdef Place place
         cdef bytes buffer
         cdef char* p
-        cdef int64_t got, want = max(min(max_bytes, limit - position), 0)
+        cdef int64_t at, got, want = max(min(max_bytes, limit - position), 0)
         cdef int status
         cdef Batches batches
         place.position = position
@@ -381,9 +382,12 @@ cdef class SegmentFile:
                 batches.data = <const uint8_t*>p + place.first
                 batches.size = place.taken
                 batches.is_compressed = place.compressed
+                at = place.position - position
+                if got - at >= HEADER_BYTES:
+                    batches.following_bytes = <int64_t>read_be32(<const uint8_t*>p + at + AT_LENGTH) + AFTER_LENGTH
                 return batches, 0, place.position, place.expected
             if status == BATCH_CUT:
-                want = max(place.want, max_bytes)
+                want = max(place.want + HEADER_BYTES, max_bytes)
                 continue
             if status == BATCH_OK and place.position < limit and got < want:
                 status = -1

@@ -7,11 +7,14 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable
 
-from .._fastlog import MAX_OFFSET, Batches
+from .._fastlog import BATCH_HEADER_BYTES, MAX_OFFSET, Batches
 from ..errors import DataLoss, DescriptorsExhausted, OffsetOutOfRange, TakhinError
 from .compression import DecompressionFailed, decompress
 from .partition import Partition, base_offset_of
 from .segment import Segment
+
+#: Batches of which fewer than these fit in a read are read whole: what is read of one more would be in vain.
+FEW_BATCHES = 8
 
 
 class PartitionReader:
@@ -20,7 +23,7 @@ class PartitionReader:
     Reading on from where the last read ended needs no index: the place in the segment is kept.
     """
 
-    __slots__ = ("_expected", "_partition", "_position", "_read_end", "_segment", "next_offset")
+    __slots__ = ("_expected", "_following_bytes", "_partition", "_position", "_read_end", "_segment", "next_offset")
 
     def __init__(self, partition: Partition, next_offset: int) -> None:
         self._partition = partition
@@ -30,6 +33,8 @@ class PartitionReader:
         self._position = 0
         self._expected = -1
         self._read_end = -1
+        #: Size of the batch there, as its header says; 0: not known.
+        self._following_bytes = 0
 
     def read(self, max_bytes: int) -> Batches | None:
         partition = self._partition
@@ -58,10 +63,11 @@ class PartitionReader:
             # The size first: a segment that is sealed after this look is simply read to here.
             limit = segment.size
             batches, status, position, expected = segment.file().read(
-                self._position, limit, self._expected, self.next_offset, end_offset, max_bytes
+                self._position, limit, self._expected, self.next_offset, end_offset, self._whole(max_bytes)
             )
             self._position, self._expected = position, expected
             if batches is not None:
+                self._following_bytes = batches.following_bytes
                 self._segment, self._read_end = segment, expected
                 self._partition.environment.counters.bytes_read += batches.size_bytes
                 return self._expanded(batches) if batches.is_compressed else batches
@@ -90,6 +96,14 @@ class PartitionReader:
                 )
             segment = self._enter(following)
 
+    def _whole(self, max_bytes: int) -> int:
+        """Bytes to read for as many whole batches as ``max_bytes`` hold, at least one, if all are as large as the next
+        one; and for the header behind them, which tells the same the next time."""
+        each = self._following_bytes
+        if not max_bytes < each * FEW_BATCHES <= max_bytes * FEW_BATCHES**2:
+            return max_bytes
+        return max(max_bytes // each, 1) * each + BATCH_HEADER_BYTES
+
     def _expanded(self, batches: Batches) -> Batches:
         try:
             return decompress(batches)
@@ -104,11 +118,13 @@ class PartitionReader:
             self._partition.check_offset(offset)  # retention may have been faster
             raise self._loss(offset, segment.base_offset, "its segment is missing")
         self._position, self._expected = segment.locate(offset)
+        self._following_bytes = 0
         return segment
 
     def _enter(self, segment: Segment) -> Segment:
         self._segment = segment
         self._position, self._expected = 0, segment.base_offset
+        self._following_bytes = 0
         return segment
 
     def _following(self, segment: Segment) -> Segment | None:

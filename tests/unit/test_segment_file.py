@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from takhin._fastlog import MAX_OFFSET, BatchInfo, RecordSpans
+from takhin._fastlog import BATCH_HEADER_BYTES, MAX_OFFSET, BatchInfo, RecordSpans
 from takhin._segment import STATUS_TEXT, SegmentFile, SegmentIndex
 from tests.reference import record_batch as reference
 
@@ -155,6 +155,21 @@ def test_read_gives_all_batches_that_fit(make: MakeFile) -> None:
     assert (offsets_of(batches), status, position, expected) == (list(range(10)), OK, len(DATA), 10)
     assert batches.tobytes() == DATA
     assert read(file, position=len(DATA), expected=10) == (None, OK, len(DATA), 10)
+
+
+def test_read_tells_the_size_of_the_batch_behind_when_it_has_seen_its_header(make: MakeFile) -> None:
+    file = make(DATA)
+    first, _, position, _ = read(file, max_bytes=1)
+    [size] = {len(batch) for batch in (DATA[:position],)}
+    second, _, after, _ = read(file, position=position, expected=first.records()[-1][0] + 1, max_bytes=1)
+    following = after - position
+    assert second is not None
+    # A batch and the header behind it; then a byte less.
+    assert read(file, max_bytes=size + BATCH_HEADER_BYTES)[0].following_bytes == following
+    assert read(file, max_bytes=size + BATCH_HEADER_BYTES - 1)[0].following_bytes == 0
+    assert read(file)[0].following_bytes == 0
+    # One that is larger than what was asked for is read with the header behind it.
+    assert first.following_bytes == following
 
 
 @pytest.mark.parametrize("next_offset", range(10))

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from takhin import errors
+from takhin._fastlog import BATCH_HEADER_BYTES
 from takhin.clock import ManualClock
+from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
 from takhin.storage.waiters import Placed
 from tests.reference import record_batch as reference
@@ -217,6 +219,35 @@ def test_available_bytes_is_what_lies_behind_the_place(make: Make) -> None:
         reader.advance(batches.next_offset)
         assert reader.available_bytes(1 << 40) == left
     assert left == 0
+
+
+def test_large_batches_are_read_as_a_whole_and_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = make(configs=configs()).open().partition()
+    for _ in range(12):
+        append(partition, b"x" * 3000)
+    each = partition.size_bytes() // 12
+    asked: list[int] = []
+    whole = PartitionReader._whole
+    monkeypatch.setattr(PartitionReader, "_whole", lambda *args: (asked.append(whole(*args)), asked[-1])[1])
+    for max_bytes, batches in ((1000, 1), (each - 1, 1), (each + 200, 1), (2 * each + 2900, 2)):
+        asked.clear()
+        assert [offset for offset, _ in values_read(partition, max_bytes)] == list(range(12))
+        assert set(asked[1:]) <= {batches * each + BATCH_HEADER_BYTES, max_bytes}
+        assert asked.count(batches * each + BATCH_HEADER_BYTES) >= 12 // batches - 2
+    # Batches that are small, or that are said to be huge, leave it as it is.
+    asked.clear()
+    values_read(partition, 100 * each)
+    values_read(partition, 10)
+    assert set(asked) == {100 * each, 10}
+
+
+def values_read(partition: Partition, max_bytes: int) -> list[tuple[int, bytes | None]]:
+    reader = PartitionReader(partition, 0)
+    found = []
+    while (batches := reader.read(max_bytes)) is not None:
+        found += [(record[0], record[3]) for record in batches.records()]
+        reader.advance(batches.next_offset)
+    return found
 
 
 def test_many_threads_append_and_read_one_dense_log_in_each_ones_order(make: Make) -> None:
