@@ -14,7 +14,7 @@ import grpc
 
 from .. import errors
 from .._fastlog import Batches
-from .._wire import decode_consume, encode_consume_response
+from .._wire import ConsumeResponse, decode_consume, encode_consume_response
 from ..engine.base import LATEST, Engine, GroupMember, Reader
 from .call import Send
 from .consume_plan import ConsumePlan, plan_of
@@ -26,8 +26,11 @@ from .timers import Timer, Timers
 
 #: Responses in a row before other streams have their turn.
 RESPONSES_A_TURN = 4
-#: Bytes to read at once for consumers that want small responses: several of those come from one read.
+#: Bytes to read at once, for consumers that want small responses: several of those come from one read.
 MIN_CHUNK_BYTES = 64 * 1024
+#: The same for those that want large ones, made of several chunks: these stay in the processor's cache from the
+#: read to the response.
+MAX_CHUNK_BYTES = 256 * 1024
 #: Seconds after which a stream looks again for room in memory, if nobody told it sooner that there is some.
 ROOM_SECONDS = 1.0
 #: Seconds between two looks for peers that do not read: there may be very many streams to look at.
@@ -49,7 +52,9 @@ class ConsumeStream(ParkedStream):
         #: Parked behind what is readable now, to learn of more while ``min_bytes`` are gathered.
         self._probe: Reader | None = None
         self._chunk: Batches | None = None
-        self._chunk_bytes = max(plan.max_bytes, MIN_CHUNK_BYTES)
+        self._chunk_bytes = min(max(plan.max_bytes, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
+        #: What came of reading on behind records that go out first.
+        self._failure: errors.TakhinError | None = None
         #: Bytes on the account of what is being sent.
         self._held = 0
         self._left = plan.max_records
@@ -84,6 +89,8 @@ class ConsumeStream(ParkedStream):
                     return Next.DONE
                 if self.ending is not None:
                     raise self.ending
+                if self._failure is not None:
+                    raise self._failure
                 if self._is_complete():
                     return Next.DONE
                 if self._chunk is None and self._is_gathering():
@@ -116,36 +123,83 @@ class ConsumeStream(ParkedStream):
         return chunk is not None
 
     def _respond(self, fresh: bool) -> None:
-        """One response from the chunk, or none if it is exhausted: then it is dropped."""
+        """One response from the chunk and those behind it, or none if there is no record in the chunk."""
         plan = self._plan
+        reader = self._reader
         chunk = self._chunk
         assert chunk is not None
-        log_start_offset, high_watermark = self._reader.watermarks()
         before = chunk.next_offset
-        message, count = encode_consume_response(
-            self._topic_utf8, plan.partition, high_watermark, log_start_offset, chunk, plan.max_bytes, self._left
-        )
-        next_offset = chunk.next_offset
-        # While the peer does not read, this stream holds one response rather than a chunk as well;
-        # unless the chunk is many responses, which would be read over and over.
-        if not count or 2 * len(message) >= chunk.size_bytes:
-            self._chunk = None
-        del chunk
-        if count:
-            self.send(message, None if self._chunk is not None else self._hand_over())
-            if plan.max_records:
-                self._left -= count
-            self._heartbeat_due = time.monotonic() + plan.heartbeat_seconds
-        elif fresh and before == next_offset:
-            if self._end_offset is None:
-                raise errors.Internal(f"a read at offset {next_offset} gave nothing to go on with")
-            # No record is left below the end, though offsets are: compaction took them.
-            self._complete = True
-        if self._chunk is None:
-            self._unhold()
-        self._reader.advance(next_offset)
+        log_start_offset, high_watermark = reader.watermarks()
+        response = ConsumeResponse(self._topic_utf8, plan.partition, high_watermark, plan.max_bytes, self._left)
+        while response.add(chunk):
+            next_offset = chunk.next_offset
+            size = chunk.size_bytes
+            # Gone before the next one is read, which then comes to the same place in memory.
+            self._chunk = chunk = None
+            moved = next_offset > reader.next_offset
+            reader.advance(next_offset)
+            if not response.count or not moved or next_offset >= high_watermark:
+                break
+            if self._is_complete() or not self._read_on(size):
+                break
+            chunk = self._chunk
+            assert chunk is not None
+        else:
+            next_offset = chunk.next_offset
+            reader.advance(next_offset)
+        count = response.count
+        if not count:
+            self._drop_chunk()
+            if fresh and before == next_offset:
+                if self._end_offset is None:
+                    raise errors.Internal(f"a read at offset {next_offset} gave nothing to go on with")
+                # No record is left below the end, though offsets are: compaction took them.
+                self._complete = True
+            return
+        log_start_offset, high_watermark = reader.watermarks()
+        message = response.finish(high_watermark, log_start_offset)
+        self._send_of_chunk(message)
+        if plan.max_records:
+            self._left -= count
+        self._heartbeat_due = time.monotonic() + plan.heartbeat_seconds
         if self.member is not None:
             self.member.position = next_offset
+
+    def _read_on(self, size_bytes: int) -> bool:
+        """Whether there is another chunk for the response, with its place on the account; the last had that size."""
+        if not self._service.sending.has_room(size_bytes):
+            return False
+        try:
+            found = self._read()
+        except errors.TakhinError as exc:
+            self._failure = exc
+            return False
+        if found and not self._hold_more():
+            self._chunk = None
+            return False
+        return found
+
+    def _send_of_chunk(self, message: bytes) -> None:
+        """The rest of the chunk is kept for the next response, if there is room in memory for both."""
+        chunk = self._chunk
+        if chunk is None:
+            self.send(message, self._hand_over(0))
+            return
+        size = len(message)
+        if 2 * size < chunk.size_bytes:
+            # Many responses from one chunk: it keeps its place until the last of them.
+            self.send(message)
+            return
+        rest = min(chunk.size_bytes, self._service.sending.limit_bytes)
+        missing = size + rest - self._held
+        if missing > 0:
+            if self._service.sending.try_take(missing):
+                self._held += missing
+            else:
+                self._chunk = None
+                rest = 0
+        del chunk
+        self.send(message, self._hand_over(rest))
 
     def _is_gathering(self) -> bool:
         """Whether something is readable, less than ``min_bytes``, and there is time to wait for more."""
@@ -202,15 +256,15 @@ class ConsumeStream(ParkedStream):
 
     def _hold(self) -> bool:
         """Whether the chunk has its place on the account; it keeps that until it is dropped."""
-        if self._held:
-            return True
+        return self._held > 0 or self._hold_more()
+
+    def _hold_more(self) -> bool:
         assert self._chunk is not None
-        size = min(self._chunk.size_bytes, self._service.sending.limit_bytes)
-        try:
-            self._service.sending.take(size)
-        except errors.TooManyBytesInFlight:
+        sending = self._service.sending
+        size = min(self._chunk.size_bytes, sending.limit_bytes)
+        if not sending.try_take(size):
             return False
-        self._held = size
+        self._held += size
         return True
 
     def _unhold(self) -> None:
@@ -218,9 +272,9 @@ class ConsumeStream(ParkedStream):
             self._service.sending.give(self._held)
             self._held = 0
 
-    def _hand_over(self) -> Callable[[], None]:
-        """The account is kept until gRPC holds the chunk's last response no more."""
-        held, self._held = self._held, 0
+    def _hand_over(self, kept_bytes: int) -> Callable[[], None]:
+        """The account is kept until gRPC holds the response no more; but for these, for what is kept of the chunk."""
+        held, self._held = self._held - kept_bytes, kept_bytes
         self._under_way.append(time.monotonic())
 
         def taken() -> None:
