@@ -136,6 +136,7 @@ def test_until_end_stops_at_the_end_of_the_beginning() -> None:
     reader.end = 35
     assert peer.run() is Next.DONE
     assert peer.messages == [list(range(17))]
+    assert reader.reads == [0, 7, 14]
     peer.stream.release()
     assert peer.sending.used_bytes == 0
 
