@@ -194,10 +194,7 @@ class Recovery:
         file = SegmentFile(segment.path(fs.LOG_SUFFIX), writable=True)
         segment.open_file = file
         self.environment.files.opened(segment)
-        # What the page cache holds may never reach the disk (a flush that failed before the
-        # restart): ask for it to be written, drop it, and read what is really there.
-        file.flush()
-        file.drop_cache()
+        _leave_to_the_disk(file)
         index, position, expected = self._resume(segment)
         found: list[BatchInfo] = []
         torn = False
@@ -338,3 +335,18 @@ class Recovery:
         if not self.clean or (checkpoint is not None and checkpoint.next_offset > checkpoint.segments[0][0]):
             return min(first, self.log_start_offset)
         return first
+
+
+def _leave_to_the_disk(file: SegmentFile) -> None:
+    """What the page cache holds may never reach the disk (a flush that failed before the restart): ask for it to be
+    written, and drop it, so that what is read is what is really there. Raises ``OSError``."""
+    try:
+        file.flush()
+    except OSError as problem:
+        # It may tell of a write of before, which nobody has been told of yet. The pages that were lost then are clean
+        # and go with the others; once nothing is left to be written, nothing but the disk is believed.
+        fields = {"path": file.path, "error": os.strerror(problem.errno or 0)}
+        log.warning("a write of before the start has failed: reading what is on the disk", extra={"fields": fields})
+        file.drop_cache()
+        file.flush()
+    file.drop_cache()
