@@ -1,4 +1,4 @@
-"""The system tells of a write that failed before the start at the first flush: that does not keep a server from starting."""
+"""A write that failed before the start, of which the system tells at the first flush, does not keep a server down."""
 
 from __future__ import annotations
 
