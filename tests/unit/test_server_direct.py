@@ -213,6 +213,7 @@ def test_a_sender_waits_for_a_peer_that_does_not_read(serve: Callable[[Behaviour
     # One on the way, those in the outbox, one that waits.
     assert given - len(taken) <= 1 + OUTBOX_BYTES // 50_000 + 1
     assert [len(message) for message in stream] == [50_000] * 300
+    wait_until(lambda: len(taken) == 300)  # the last is told of after the end is sent
     assert taken == list(range(300))
 
 
