@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -89,7 +90,7 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float:
         return 0.0
 
 
-class _Repeating:
+class _Repeating(ABC):
     """A thread that does something at once, and again after each ``seconds``, until it is stopped."""
 
     def __init__(self, name: str, seconds: float) -> None:
@@ -106,8 +107,9 @@ class _Repeating:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """What it does. Must not raise."""
 
     def _run(self) -> None:
         while True:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class Run:
         return random.Random(f"{self.seed}/{name}")
 
 
-class Worker(threading.Thread):
+class Worker(threading.Thread, ABC):
     """Does ``step`` again and again until the run ends. A step must end by itself, within some seconds."""
 
     def __init__(self, run: Run, name: str) -> None:
@@ -56,8 +57,9 @@ class Worker(threading.Thread):
     def stopping(self) -> bool:
         return self.shared.stopping.is_set()
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """One round of its work."""
 
     def run(self) -> None:
         try:
