@@ -60,6 +60,20 @@ def debug_environment(tree: Path, **more: str) -> Mapping[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{REPOSITORY}", "PYTHONUNBUFFERED": "1", **more}
 
 
+def run_debug(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Python with the debug build, to its end: ``-c`` or ``-m`` and what follows."""
+    tree = debug_tree()
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=debug_environment(tree),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 def _native() -> Path:
     """A directory with the compiled modules and the protobuf code."""
     sources = [path for path in sorted((REPOSITORY / "takhin").iterdir()) if path.suffix in NATIVE_SUFFIXES]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from takhin import _os
-from tests.debug_build import REPOSITORY, debug_environment, debug_tree
+from tests.debug_build import REPOSITORY, run_debug
 
 from .checker import INVARIANTS
 from .mutants import MUTANTS, plant
@@ -28,16 +28,8 @@ PLAYED = {name: mutant for name, mutant in MUTANTS.items() if mutant.scenario}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the checker saw, by mutant, or by scenario without one."""
-    tree = debug_tree()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.crash.mutation", str(tmp_path_factory.mktemp("plays"))],
-        cwd=tree,
-        env=debug_environment(tree),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    plays = str(tmp_path_factory.mktemp("plays"))
+    done = run_debug("-m", "tests.crash.mutation", plays, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return {result["mutant"] or result["scenario"]: result for result in found}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.debug_build import debug_environment, debug_tree
+from tests.debug_build import run_debug
 
 SCRIPT = """
 import sys
@@ -33,16 +31,7 @@ print(_os.fault_counts()["allocate"])
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EOPNOTSUPP", "EIO"])
 def test_a_file_that_gets_no_blocks_in_advance_is_written_all_the_same(tmp_path: Path, error: str) -> None:
-    tree = debug_tree()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "0.log"), error],
-        cwd=tree,
-        env=debug_environment(tree),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_debug("-c", SCRIPT, str(tmp_path / "0.log"), error)
     assert done.returncode == 0, done.stderr[-2000:]
     # It is asked once, and not again for every batch.
     assert done.stdout.split() == ["1"]

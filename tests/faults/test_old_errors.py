@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.debug_build import debug_environment, debug_tree
+from tests.debug_build import run_debug
 
 SCRIPT = """
 import os, sys, threading
@@ -38,24 +36,11 @@ engine.stop()
 """
 
 
-def run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    tree = debug_tree()
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(data), *arguments],
-        cwd=tree,
-        env=debug_environment(tree),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_a_start_reads_the_disk_when_a_write_of_before_has_failed(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    written = run(data, "write")
+    written = run_debug("-c", SCRIPT, str(data), "write")
     assert written.returncode == 0, written.stderr
-    started = run(data, "flush:1:EIO")
+    started = run_debug("-c", SCRIPT, str(data), "flush:1:EIO")
     assert started.returncode == 0, started.stderr
     assert started.stdout.split() == ["20", "healthy"]
     assert "a write of before the start has failed" in started.stderr
@@ -63,7 +48,7 @@ def test_a_start_reads_the_disk_when_a_write_of_before_has_failed(tmp_path: Path
 
 def test_a_disk_that_still_fails_is_not_believed(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert run(data, "write").returncode == 0
-    started = run(data, "flush:1:EIO:2")
+    assert run_debug("-c", SCRIPT, str(data), "write").returncode == 0
+    started = run_debug("-c", SCRIPT, str(data), "flush:1:EIO:2")
     assert started.returncode != 0
     assert "Input/output error" in started.stderr

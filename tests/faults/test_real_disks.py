@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from .mounts import Ext4, ext4, fill_up, resize, tmpfs
+from .once import result_of
 from .shim import REPOSITORY
 
 SEED = int(os.environ.get("TAKHIN_SEED", "1"))
@@ -52,30 +53,12 @@ def outcome(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def recovers(directory: Path, marks: Path) -> None:
     """All that was acknowledged at -1 is there, and work goes on."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.on_disk", "check", str(directory), str(marks)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["acknowledged"] > 0
+    assert result_of("on_disk", "check", str(directory), str(marks))["acknowledged"] > 0
 
 
 def bounds(directory: Path) -> dict[str, list[int]]:
     """Of all logs, as an engine finds them; it can read everything."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.start_only", str(directory)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, list[int]] = json.loads(done.stdout)
+    found: dict[str, list[int]] = result_of("start_only", str(directory))
     return found
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.debug_build import debug_tree
 
+from .once import result_of
 from .shards import run_shards
-from .shim import REPOSITORY, environment
+from .shim import environment
 
 
 def test_short_writes_and_interrupted_calls_go_unnoticed(shim: Path, scratch: Path) -> None:
@@ -29,16 +27,7 @@ def test_short_writes_and_interrupted_calls_go_unnoticed(shim: Path, scratch: Pa
 
 
 def test_without_descriptors_it_says_so_does_not_spin_and_recovers(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.few_descriptors", str(tmp_path / "data")],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    found = result_of("few_descriptors", str(tmp_path / "data"), timeout=60)
     assert "DescriptorsExhausted" in found["said"]
     assert set(found["said"]) <= {"ok", "DescriptorsExhausted", "Timeout"}
     assert found["health"] == "healthy"
