@@ -129,7 +129,7 @@ class ConsumeStream(ParkedStream):
         chunk = self._chunk
         assert chunk is not None
         before = chunk.next_offset
-        log_start_offset, high_watermark = reader.watermarks()
+        _, high_watermark = reader.watermarks()
         response = ConsumeResponse(self._topic_utf8, plan.partition, high_watermark, plan.max_bytes, self._left)
         while response.add(chunk):
             next_offset = chunk.next_offset

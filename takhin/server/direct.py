@@ -177,7 +177,12 @@ class DirectCall(Call):
         if not _server._is_rpc_state_active(self._state):
             self._requests_over = True
             return
-        self._event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
+        try:
+            self._event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
+        except Exception as exc:  # who waits for a request must not wait for ever
+            self._requests_over = True
+            incident(log, exc, part="receive")
+            return
         self._state.due.add(_RECEIVE)
         self._receiving = True
 
@@ -290,9 +295,11 @@ class DirectCall(Call):
                 if not self._is_active():
                     self._drop_outbox(over)
                 elif self._outbox:
-                    following = self._outbox.popleft()
-                    self._outbox_bytes -= len(following[0]) + MESSAGE_BYTES
+                    following = self._outbox[0]
                     self._start_sending(following)
+                    # Not sooner: when that fails, it is told of with the others.
+                    self._outbox.popleft()
+                    self._outbox_bytes -= len(following[0]) + MESSAGE_BYTES
                 elif self._ending:
                     _server._status(self._event, self._state, None)
             except Exception as exc:
