@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -68,6 +69,14 @@ static int64_t tk_read_at(int fd, void *data, int64_t n, int64_t position) {
         total += done;
     }
     return total;
+}
+
+/* All n bytes, from memory; -EAGAIN where there might be a wait for the disk, or fewer bytes. */
+static int64_t tk_read_cached(int fd, void *data, int64_t n, int64_t position) {
+    struct iovec into = {data, (size_t)n};
+    int fault = tk_fault(TK_READ);
+    if (fault) return fault;
+    return preadv2(fd, &into, 1, (off_t)position, RWF_NOWAIT) == (ssize_t)n ? n : -EAGAIN;
 }
 
 /* Not tried again, whatever the failure: a failed flush is never believed later. */

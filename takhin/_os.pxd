@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 cdef int os_open(const char* path, int flags, int mode) noexcept nogil
 cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept nogil
 cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcept nogil
+cdef int64_t os_read_cached(int fd, void* data, int64_t n, int64_t position) noexcept nogil
 cdef int os_flush(int fd) noexcept nogil
 cdef int os_allocate(int fd, int64_t position, int64_t n) noexcept nogil
 cdef int os_truncate(int fd, int64_t size) noexcept nogil

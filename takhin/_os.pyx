@@ -12,6 +12,7 @@ cdef extern from "_io.h":
     int tk_open(const char* path, int flags, int mode) nogil
     int tk_write_at(int fd, const void* data, int64_t n, int64_t position) nogil
     int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
+    int64_t tk_read_cached(int fd, void* data, int64_t n, int64_t position) nogil
     int tk_flush(int fd) nogil
     int tk_sync_dir(const char* path) nogil
     int tk_syncfs(int fd) nogil
@@ -55,6 +56,10 @@ cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noex
 
 cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcept nogil:
     return tk_read_at(fd, data, n, position)
+
+
+cdef int64_t os_read_cached(int fd, void* data, int64_t n, int64_t position) noexcept nogil:
+    return tk_read_cached(fd, data, n, position)
 
 cdef int os_flush(int fd) noexcept nogil:
     return tk_flush(fd)

@@ -98,6 +98,7 @@ class SegmentFile:
         end_offset: int,
         max_bytes: int,
         dense: bool = True,
+        cached_only: bool = False,
     ) -> tuple[Batches | None, int, int, int]:
         """Checked batches from the batch at ``position`` on, in a file of ``limit`` bytes.
 
@@ -105,7 +106,8 @@ class SegmentFile:
         ``end_offset`` are not taken. ``expected`` is the base offset that must be at ``position``
         (-1: any); ``dense`` says that offsets have no gaps. Gives (batches, status, position,
         expected) with the place where the next read goes on. Batches None: status 0 means that
-        nothing more is to be had here, a negative one that the bytes at position are wrong.
+        nothing more is to be had here, a negative one that the bytes at position are wrong. With ``cached_only``,
+        raises ``BlockingIOError`` for bytes that are not in memory.
         """
     def scan(
         self,

@@ -12,7 +12,7 @@ from ._fastlog cimport (
     AFTER_LENGTH, AT_LENGTH, AT_MAGIC, BATCH_CUT, BATCH_OK, COMPRESSION_MASK, HEADER_BYTES, BatchHead, Batches, RecordBatch,
     check_batch, head_info, read_head,
 )
-from ._os cimport os_allocate, os_flush, os_open, os_read_at, os_truncate, os_write_at
+from ._os cimport os_allocate, os_flush, os_open, os_read_at, os_read_cached, os_truncate, os_write_at
 
 import os
 
@@ -347,7 +347,7 @@ cdef class SegmentFile:
         return head_info(position, &head, False)
 
     def read(self, int64_t position, int64_t limit, int64_t expected, int64_t next_offset, int64_t end_offset,
-             int64_t max_bytes, bint dense=True):
+             int64_t max_bytes, bint dense=True, bint cached_only=False):
         cdef Place place
         cdef bytes buffer
         cdef char* p
@@ -371,7 +371,10 @@ cdef class SegmentFile:
             buffer = PyBytes_FromStringAndSize(NULL, want)
             p = PyBytes_AS_STRING(buffer)
             with nogil:
-                got = os_read_at(self.fd, p, want, position)
+                if cached_only:
+                    got = os_read_cached(self.fd, p, want, position)
+                else:
+                    got = os_read_at(self.fd, p, want, position)
                 # A file that is shorter than it should be ends here.
                 status = 0 if got < 0 else collect(
                     <const uint8_t*>p, got, limit if got == want else position + got, dense, &place)

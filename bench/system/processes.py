@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from takhin.server.transport import GRPC_EXPERIMENTS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT_SOURCE = Path(__file__).parent / "client"
 CLIENT = REPOSITORY / "build" / "bench" / "client"
@@ -92,7 +94,8 @@ def _port_from_log(process: subprocess.Popen[str], path: Path) -> int:
 @contextlib.contextmanager
 def bare(answer: Path, sent: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "bench.system.bare", "--answer", str(answer), "--sent", str(sent)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    environment = {"GRPC_EXPERIMENTS": GRPC_EXPERIMENTS, **os.environ}
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     with process.stdout:
         server = Server(process, int(process.stdout.readline()))

@@ -22,6 +22,9 @@ def run_server(config: str | None, overriding: list[str]) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         effective = load(config, overriding).config
         setup(effective.logging.level, effective.logging.format)
+        from ..server.transport import choose_polling
+
+        choose_polling()  # before the next line imports grpc
         from ..app import App
 
         return App(effective, reread=lambda: load(config, overriding).config).run()

@@ -169,12 +169,13 @@ class Reader(ABC):
     next_offset: int
 
     @abstractmethod
-    def read(self, max_bytes: int) -> Batches | None:
+    def read(self, max_bytes: int, cached_only: bool = False) -> Batches | None:
         """The readable batches from ``next_offset`` on, about ``max_bytes`` of them; None when
         ``next_offset`` is the high watermark.
 
         At least one whole batch is given, however large. The place moves on only by
-        ``advance``, so that a chunk can be read in parts.
+        ``advance``, so that a chunk can be read in parts. With ``cached_only``, there is no wait for a disk: raises
+        ``BlockingIOError`` where there might be one, and then nothing has changed.
 
         Raises ``OffsetOutOfRange`` (retention passed the place), ``DataLoss`` (the bytes at the
         place fail their checks; the fields give the range to skip), ``TopicNotFound`` (deleted).

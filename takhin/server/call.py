@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import grpc
 
@@ -20,16 +19,15 @@ from .instrument import CallCount
 Deliver = Callable[[bytes | None], None]
 
 
-class Send(Protocol):
-    """To the client. One thread at a time: with grpcio's own, two at once kill the server."""
-
-    def __call__(self, message: bytes | None, taken: Callable[[], None] | None = None, /) -> None:
-        """A message, or None for the end. Blocks while the peer does not read. ``taken`` is called once, when gRPC
-        holds the message no more; quick, any thread, the serving thread too."""
+#: Takes a request at once, on the serving thread, if that is no matter of waiting: whether it has. Must not raise.
+TakeHere = Callable[[bytes], bool]
+#: Goes on to send. True: on the serving thread, where there is no waiting. Must not raise.
+Resume = Callable[[bool], None]
 
 
 class Call(ABC):
-    """Either ``receive`` is called, once, or ``take`` by one thread. What sends is called by one thread at a time."""
+    """Either ``receive`` is called, once, or ``take`` by one thread. What sends is called by one thread at a time:
+    with grpcio's own, two at once kill the server."""
 
     def __init__(self, context: grpc.ServicerContext, metrics: MethodMetrics) -> None:
         self.context = context
@@ -58,9 +56,17 @@ class Call(ABC):
     def spawn(self, work: Callable[[], None]) -> None:
         """Do the work of the call in a thread of its pool; once a call. ``work`` must not raise."""
 
+    def run(self, work: Callable[[], None]) -> None:
+        """As ``spawn``, for work that is short: where the request has arrived, if that may be."""
+        self.spawn(work)
+
     @abstractmethod
     def receive(self, deliver: Deliver) -> None:
         """Have the one request delivered."""
+
+    def take_here(self, take: TakeHere) -> None:  # noqa: B027 (not every way of moving messages has such a place)
+        """Offer requests to this as they come, while a thread waits in ``take``; those that it does not take come
+        there, in their order. Once, before the first ``take``."""
 
     @abstractmethod
     def take(self) -> Sequence[bytes]:
@@ -68,7 +74,13 @@ class Call(ABC):
 
     @abstractmethod
     def send(self, message: bytes | None, taken: Callable[[], None] | None = None, /) -> None:
-        """As ``Send``."""
+        """A message, or None for the end. May block while the peer does not read, but not where ``wait_to_send`` is
+        asked first. ``taken`` is called once, when gRPC holds the message no more; quick, any thread, the serving
+        thread too."""
+
+    def wait_to_send(self, resume: Resume) -> bool:
+        """Whether there is enough on the way to the peer; then ``resume`` is called once when it has read."""
+        return False
 
     def send_all(self, messages: Sequence[bytes]) -> None:
         for message in messages:

@@ -12,17 +12,16 @@ from google.protobuf.message import DecodeError, Message
 
 from .. import errors
 from . import status
-from .call import Call, Send
+from .call import Call
 from .names import names_in, refine
 from .pools import CallPool
 from .timers import Timers
 
 #: A method with one request and one response: request bytes and context to response bytes.
 Unary = Callable[[bytes, grpc.ServicerContext], bytes]
-#: A method that answers its one request sooner or later; what it raises ends the call.
+#: A method that answers its one request sooner or later, or sends responses: it has taken everything over when it
+#: returns. What it raises ends the call.
 Late = Callable[[bytes, Call], None]
-#: A method whose responses are sent later: it has taken everything over when it returns.
-Parked = Callable[[bytes, grpc.ServicerContext, Send], None]
 #: As ``Parked``, with a stream of requests; all of the call is the method's.
 ParkedBidi = Callable[[Call], None]
 #: What begins when a call arrives. Quick, for it may run on the serving thread; never raises.
@@ -47,8 +46,9 @@ class Arrivals:
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._armed = False
 
-    def receive(self, call: Call, work: Callable[[Call, bytes | None], None]) -> None:
-        """Then ``work``, in a thread of the call's pool, with its request; None when the call was over first."""
+    def receive(self, call: Call, work: Callable[[Call, bytes | None], None], short: bool = False) -> None:
+        """Then ``work``, in a thread of the call's pool, with its request; None when the call was over first. Work
+        that is ``short`` may be done on the serving thread."""
         context = call.context
         with self._lock:
             self._waiting[context] = time.monotonic() + self._seconds
@@ -59,7 +59,8 @@ class Arrivals:
         def deliver(data: bytes | None) -> None:
             with self._lock:
                 del self._waiting[context]
-            call.spawn(lambda: work(call, data))
+            run = call.run if short and data is not None else call.spawn
+            run(lambda: work(call, data))
 
         call.receive(deliver)
 
@@ -121,7 +122,9 @@ def unary(method: Unary, name: str, arrivals: Arrivals) -> Behaviour:
     return late(lambda data, call: call.answer(method(data, call.context)), name, arrivals)
 
 
-def late(method: Late, name: str, arrivals: Arrivals) -> Behaviour:
+def late(method: Late, name: str, arrivals: Arrivals, short: bool = False) -> Behaviour:
+    """``short``: for the serving thread, but that it may meet a disk that does not answer."""
+
     def work(call: Call, data: bytes | None) -> None:
         if data is None and not call.context.is_active():
             call.abandon()
@@ -129,17 +132,17 @@ def late(method: Late, name: str, arrivals: Arrivals) -> Behaviour:
         try:
             method(arrivals.checked(data), call)
         except Exception as exc:
-            fail_parked(call.context, call.send, status.known(exc, method=name))
+            fail_parked(call, status.known(exc, method=name))
 
-    return lambda call: arrivals.receive(call, work)
+    return lambda call: arrivals.receive(call, work, short)
 
 
-def parked(method: Parked, name: str, arrivals: Arrivals) -> Behaviour:
+def parked(method: Late, name: str, arrivals: Arrivals) -> Behaviour:
     def work(call: Call, data: bytes | None) -> None:
         try:
-            method(arrivals.checked(data), call.context, call.send)
+            method(arrivals.checked(data), call)
         except Exception as exc:
-            fail_parked(call.context, call.send, status.known(exc, method=name))
+            fail_parked(call, status.known(exc, method=name))
 
     def begin(call: Call) -> None:
         call.count_cancelled()
@@ -155,7 +158,7 @@ def parked_bidi(method: ParkedBidi, name: str) -> Behaviour:
         except grpc.RpcError:
             pass  # the client has gone; gRPC knows
         except Exception as exc:
-            fail_parked(call.context, call.send, status.known(exc, method=name))
+            fail_parked(call, status.known(exc, method=name))
 
     def begin(call: Call) -> None:
         call.count_cancelled()
@@ -186,7 +189,7 @@ def fail(context: grpc.ServicerContext, error: errors.TakhinError) -> None:
     context.abort(status.grpc_code(error), status.message_of(error))
 
 
-def fail_parked(context: grpc.ServicerContext, send: Send, error: errors.TakhinError) -> None:
+def fail_parked(call: Call, error: errors.TakhinError) -> None:
     """End a call that has sent nothing and that nobody has taken over."""
-    status.fill(context, error)
-    send(None)
+    status.fill(call.context, error)
+    call.send(None)

@@ -16,7 +16,7 @@ from .. import errors
 from .._fastlog import Batches
 from .._wire import ConsumeResponse, decode_consume, encode_consume_response
 from ..engine.base import LATEST, Engine, GroupMember, Reader
-from .call import Send
+from .call import Call
 from .consume_plan import ConsumePlan, plan_of
 from .inflight import InFlight
 from .names import refine
@@ -41,10 +41,8 @@ _MAX_CLIENT_ID = 128
 
 
 class ConsumeStream(ParkedStream):
-    def __init__(
-        self, service: Consumer, plan: ConsumePlan, reader: Reader, context: grpc.ServicerContext, send: Send
-    ) -> None:
-        super().__init__(context, send, service.senders)
+    def __init__(self, service: Consumer, plan: ConsumePlan, reader: Reader, call: Call) -> None:
+        super().__init__(call, service.senders)
         self._service = service
         self._plan = plan
         self._topic_utf8 = plan.topic.encode()
@@ -104,6 +102,10 @@ class ConsumeStream(ParkedStream):
                 if not self._hold():
                     return self._wait_for_room()
                 self._respond(fresh)
+                if self.must_wait():
+                    return Next.PARK
+        except BlockingIOError:
+            return Next.AGAIN  # in a thread that may wait for the disk
         except errors.TopicNotFound as exc:
             raise refine(exc, [("topic", self._plan.topic)]) from None
         return Next.AGAIN
@@ -114,8 +116,8 @@ class ConsumeStream(ParkedStream):
         return self._end_offset is not None and self._reader.next_offset >= self._end_offset
 
     def _read(self) -> bool:
-        """Whether there is a chunk now."""
-        chunk = self._reader.read(self._chunk_bytes)
+        """Whether there is a chunk now. Raises ``BlockingIOError`` when there is a wait for one and may be none."""
+        chunk = self._reader.read(self._chunk_bytes, cached_only=not self.may_wait)
         end = self._end_offset
         if chunk is not None and end is not None and chunk.end_offset > end:
             chunk = Batches(chunk.tobytes(), chunk.next_offset, end)
@@ -171,6 +173,8 @@ class ConsumeStream(ParkedStream):
             return False
         try:
             found = self._read()
+        except BlockingIOError:
+            return False
         except errors.TakhinError as exc:
             self._failure = exc
             return False
@@ -183,12 +187,12 @@ class ConsumeStream(ParkedStream):
         """The rest of the chunk is kept for the next response, if there is room in memory for both."""
         chunk = self._chunk
         if chunk is None:
-            self.send(message, self._hand_over(0))
+            self.call.send(message, self._hand_over(0))
             return
         size = len(message)
         if 2 * size < chunk.size_bytes:
             # Many responses from one chunk: it keeps its place until the last of them.
-            self.send(message)
+            self.call.send(message)
             return
         rest = min(chunk.size_bytes, self._service.sending.limit_bytes)
         missing = size + rest - self._held
@@ -199,7 +203,7 @@ class ConsumeStream(ParkedStream):
                 self._chunk = None
                 rest = 0
         del chunk
-        self.send(message, self._hand_over(rest))
+        self.call.send(message, self._hand_over(rest))
 
     def _is_gathering(self) -> bool:
         """Whether something is readable, less than ``min_bytes``, and there is time to wait for more."""
@@ -230,7 +234,7 @@ class ConsumeStream(ParkedStream):
                 message, _ = encode_consume_response(
                     self._topic_utf8, plan.partition, high_watermark, log_start_offset, None, 0, 0
                 )
-                self.send(message)
+                self.call.send(message)
                 self._heartbeat_due = time.monotonic() + plan.heartbeat_seconds
             due = self._heartbeat_due if due is None else min(due, self._heartbeat_due)
         if due is not None:
@@ -328,7 +332,8 @@ class Consumer:
         self._looked = 0.0
         self._max_message_bytes = max_message_bytes
 
-    def consume_messages(self, data: bytes, context: grpc.ServicerContext, send: Send) -> None:
+    def consume_messages(self, data: bytes, call: Call) -> None:
+        context = call.context
         plan = plan_of(decode_consume(data), self._max_message_bytes)
         try:
             reader = self.engine.open_reader(plan.topic, plan.partition, self._start_offset(plan))
@@ -336,7 +341,7 @@ class Consumer:
             raise refine(exc, [("topic", plan.topic)]) from None
         with ExitStack() as undo:
             undo.callback(reader.close)
-            stream = ConsumeStream(self, plan, reader, context, send)
+            stream = ConsumeStream(self, plan, reader, call)
             if plan.group_id:
                 stream.member = _member(plan, reader, context)
                 stream.leave_group = self.engine.join_group(plan.group_id, stream.member)

@@ -3,8 +3,8 @@
 A handler of grpcio asks for a message and sleeps until the serving thread has it, answers, and sleeps again until
 the answer was taken: four changes of threads a message, which cost more than all else that happens to it. Here
 the operations of a call, receive and send, carry completions of ours, which the serving thread runs. A
-message that arrives goes to an inbox, and the next is asked for at once; an answer that was taken is followed by
-the next one of an outbox. Other threads meet the serving thread only at these two, for many messages at a time.
+message that arrives is dealt with there and then, if it can be without waiting (``stand_in``), and goes to an inbox
+otherwise; an answer that was taken is followed by the next one of an outbox, or by a look for more.
 
 This stands on parts of grpcio that are not public, which is why ``supported`` looks at them first:
 where they are not as they are known here, calls go the public way (``call.PublicCall``).
@@ -15,7 +15,6 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,21 +26,17 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from ..observe.logging import incident
 from ..observe.metrics import MethodMetrics
-from .call import Call, Deliver
+from .call import Call, Deliver, Resume, TakeHere
 from .pools import CallPool
+from .stand_in import StandIn
 
 log = logging.getLogger(__name__)
 
 #: Bytes of requests in an inbox up to which the next one is asked for; with what each costs beside its bytes.
 READ_AHEAD_BYTES = 512 * 1024
-#: Bytes of answers in an outbox from which on a sender waits for its peer. One that is larger goes there as well, so
-#: that the serving thread has the next at hand when gRPC has taken the one before.
-OUTBOX_BYTES = 64 * 1024
+#: Bytes of answers on the way to a peer from which on it has to read first, and below which it has.
+UNSENT_BYTES = 64 * 1024
 MESSAGE_BYTES = 512
-
-#: Seconds that a busy stream gathers requests before it looks at them. Without, each would be looked at as it comes,
-#: and the two threads would pass the interpreter's lock to and fro for each.
-GATHER_SECONDS = 0.00005
 
 _RECEIVE, _SEND = "receive_message", "send_message"
 _NO_FLAGS = 0
@@ -62,6 +57,7 @@ def supported() -> bool:
             and _parameters(_server._possibly_finish_call) == ["state", "token"]
             and _parameters(_server._is_rpc_state_active) == ["state"]
             and _parameters(_server._get_initial_metadata_operation) == ["state", "metadata"]
+            and _parameters(_server._process_event_and_continue) == ["state", "event"]
             and _parameters(_server._status) == ["rpc_event", "state", "serialized_response"]
             and hasattr(_server, "_OPEN")
             and hasattr(_server, "_CLOSED")
@@ -92,12 +88,15 @@ class ServingThread(ThreadPoolExecutor):
 class DirectCall(Call):
     """Begun on the serving thread. The fields are guarded by the condition that grpcio keeps for each call."""
 
-    def __init__(self, context: grpc.ServicerContext, metrics: MethodMetrics, pool: CallPool) -> None:
+    def __init__(
+        self, context: grpc.ServicerContext, metrics: MethodMetrics, pool: CallPool, stand_in: StandIn
+    ) -> None:
         super().__init__(context, metrics)
         self._event: Any = context._rpc_event  # type: ignore[attr-defined]
         self._state: Any = context._state  # type: ignore[attr-defined]
         self._condition: threading.Condition = self._state.condition
         self._pool = pool
+        self._stand_in = stand_in
         self._deliver: Deliver | None = None
         self._inbox: list[bytes] = []
         self._inbox_bytes = 0
@@ -105,16 +104,16 @@ class DirectCall(Call):
         #: No request will come any more.
         self._requests_over = False
         self._taker_waits = False
-        #: The last time, there was more than one request.
-        self._busy = False
+        self._take_here: TakeHere | None = None
         # A bare lock is the lightest thing to wait on.
         self._arrived = threading.Lock()
         self._arrived.acquire()
         self._outbox: deque[_Unsent] = deque()
-        self._outbox_bytes = 0
         self._on_the_way: _Unsent = (b"", None)
+        #: Of both.
+        self._unsent_bytes = 0
         self._sending = False
-        self._sender_waits = False
+        self._resume: Resume | None = None
         self._in_work = True
         self._is_over = False
         #: To end once the outbox is empty.
@@ -126,6 +125,15 @@ class DirectCall(Call):
             self._pool.run(self._work, work)
         except RuntimeError:  # the pool is shut down: the server is past its end
             self._pool.leave()
+
+    def run(self, work: Callable[[], None]) -> None:
+        if not self._stand_in.enter():
+            self.spawn(work)
+            return
+        try:
+            self._work(work)
+        finally:
+            self._stand_in.leave()
 
     def _work(self, work: Callable[[], None]) -> None:
         try:
@@ -153,9 +161,10 @@ class DirectCall(Call):
         if over:
             deliver(None)
 
+    def take_here(self, take: TakeHere) -> None:
+        self._take_here = take
+
     def take(self) -> Sequence[bytes]:
-        if self._busy:
-            time.sleep(GATHER_SECONDS)
         while True:
             with self._condition:
                 taken = self._inbox
@@ -170,7 +179,6 @@ class DirectCall(Call):
             self._arrived.acquire()
         if taken:
             self._metrics.received.inc(len(taken))
-        self._busy = len(taken) > 1
         return taken
 
     def _start_receiving(self) -> None:
@@ -190,6 +198,7 @@ class DirectCall(Call):
         """On the serving thread: must never raise."""
         deliver = None
         data: bytes | None = None
+        here = False
         with self._condition:
             self._receiving = False
             completed: _Completed = _server._possibly_finish_call(self._state, _RECEIVE)
@@ -203,16 +212,17 @@ class DirectCall(Call):
                 if self._deliver is not None:
                     deliver, self._deliver = self._deliver, None
                 elif data is not None:
-                    self._inbox.append(data)
-                    self._inbox_bytes += len(data) + MESSAGE_BYTES
-                    if self._inbox_bytes < READ_AHEAD_BYTES:
-                        self._start_receiving()
+                    here = self._may_take_here()
+                    if not here:
+                        self._put(data)
             except Exception as exc:
                 self._requests_over = True
                 incident(log, exc, part="receive")
-            if self._taker_waits:
-                self._taker_waits = False
-                self._arrived.release()
+            if not here:
+                self._call_taker()
+        if here:
+            assert data is not None
+            self._take_it_here(data)
         if deliver is not None:
             try:
                 if data is not None:
@@ -221,6 +231,43 @@ class DirectCall(Call):
             except Exception as exc:
                 incident(log, exc, part="receive")
         return completed
+
+    def _may_take_here(self) -> bool:
+        """The caller holds the condition. When true, ``_take_it_here`` follows."""
+        ready = self._take_here is not None and self._taker_waits and self._unsent_bytes < UNSENT_BYTES
+        return ready and self._stand_in.enter()
+
+    def _put(self, data: bytes) -> None:
+        """The caller holds the condition."""
+        self._inbox.append(data)
+        self._inbox_bytes += len(data) + MESSAGE_BYTES
+        if self._inbox_bytes < READ_AHEAD_BYTES:
+            self._start_receiving()
+
+    def _call_taker(self) -> None:
+        """The caller holds the condition."""
+        if self._taker_waits:
+            self._taker_waits = False
+            self._arrived.release()
+
+    def _take_it_here(self, data: bytes) -> None:
+        """No other request comes before this has ended: it is asked for only then."""
+        assert self._take_here is not None
+        taken = True
+        try:
+            taken = self._take_here(data)
+        except Exception as exc:
+            incident(log, exc, part="receive")
+        if taken:
+            self._metrics.received.inc()
+        with self._condition:
+            if taken:
+                self._start_receiving()
+            else:
+                self._put(data)
+            if not taken or self._requests_over:
+                self._call_taker()
+        self._stand_in.leave()
 
     # -- answers -----------------------------------------------------------------------------
 
@@ -239,18 +286,22 @@ class DirectCall(Call):
         dropped: Sequence[_Unsent] = ()
         with self._condition:
             for n, one in enumerate(unsent):
-                while self._outbox_bytes >= OUTBOX_BYTES and self._is_active():
-                    self._sender_waits = True
-                    self._condition.wait()
                 if not self._is_active():
                     dropped = unsent[n:]
                     break
                 if self._sending:
                     self._outbox.append(one)
-                    self._outbox_bytes += len(one[0]) + MESSAGE_BYTES
                 else:
                     self._start_sending(one)
+                self._unsent_bytes += len(one[0]) + MESSAGE_BYTES
         _tell(dropped)
+
+    def wait_to_send(self, resume: Resume) -> bool:
+        with self._condition:
+            if self._unsent_bytes < UNSENT_BYTES or not self._is_active():
+                return False
+            self._resume = resume
+            return True
 
     def answer(self, message: bytes) -> None:
         self._metrics.sent.inc()
@@ -287,34 +338,44 @@ class DirectCall(Call):
 
     def _sent(self, _event: Any) -> _Completed:
         """On the serving thread: must never raise."""
+        resume = None
         with self._condition:
             self._sending = False
             over = [self._on_the_way]
+            self._unsent_bytes -= len(self._on_the_way[0]) + MESSAGE_BYTES
             completed: _Completed = _server._possibly_finish_call(self._state, _SEND)
             try:
                 if not self._is_active():
                     self._drop_outbox(over)
                 elif self._outbox:
-                    following = self._outbox[0]
-                    self._start_sending(following)
+                    self._start_sending(self._outbox[0])
                     # Not sooner: when that fails, it is told of with the others.
                     self._outbox.popleft()
-                    self._outbox_bytes -= len(following[0]) + MESSAGE_BYTES
                 elif self._ending:
                     _server._status(self._event, self._state, None)
             except Exception as exc:
                 self._drop_outbox(over)
                 incident(log, exc, part="send")
-            if self._sender_waits and self._outbox_bytes <= OUTBOX_BYTES // 2:
-                self._sender_waits = False
-                self._condition.notify_all()
+            if self._unsent_bytes <= UNSENT_BYTES // 2:
+                resume, self._resume = self._resume, None
         _tell(over)
+        if resume is not None:
+            self._go_on(resume)
         return completed
+
+    def _go_on(self, resume: Resume) -> None:
+        here = self._stand_in.enter()
+        try:
+            resume(here)
+        except Exception as exc:
+            incident(log, exc, part="send")
+        if here:
+            self._stand_in.leave()
 
     def _drop_outbox(self, over: list[_Unsent]) -> None:
         over.extend(self._outbox)
         self._outbox.clear()
-        self._outbox_bytes = 0
+        self._unsent_bytes = 0
 
 
 def _tell(over: Sequence[_Unsent]) -> None:

@@ -28,6 +28,7 @@ from .produce_stream import ProduceStreams
 from .router import Router
 from .senders import Senders
 from .service import SERVICE, add_health, add_reflection, add_takhin
+from .stand_in import StandIn
 from .timers import Timers
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ class GrpcServer:
             "max_inflight_bytes": config.memory.max_inflight_bytes,
         }
         self._info = info = Info(engine, clock, limits, FEATURES)
-        router = Router(GrpcMetrics(registry), self._pools.reject, grpc_config.direct_calls and supported())
+        self._stand_in = StandIn() if grpc_config.direct_calls and supported() else None
+        router = Router(GrpcMetrics(registry), self._pools.reject, self._stand_in)
         self._arrivals = arrivals = Arrivals(self._timers, grpc_config.max_message_size)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)
         add_health(router, self._pools, arrivals, self.health)
@@ -112,6 +114,8 @@ class GrpcServer:
             ) from None
         self._timers.start()
         self._senders.start()
+        if self._stand_in is not None:
+            self._stand_in.start(self._server)
         self._server.start()
         return self.port
 
@@ -132,6 +136,8 @@ class GrpcServer:
         # gRPC's event does not wait for handlers: those that still wait for the engine are let go.
         self._producer.give_up()
         home = self._senders.stop(END_SECONDS)
+        if self._stand_in is not None:
+            self._stand_in.stop(END_SECONDS)
         self._timers.stop()
         stuck = self._pools.shutdown(END_SECONDS)
         if stuck or not home:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from .. import errors
-from .call import Send
+from .call import Call
 from .parked import Next, ParkedStream, StreamSet
 from .senders import Senders
 
@@ -25,8 +25,8 @@ MAX_WATCHERS = 1000
 
 
 class _Watcher(ParkedStream):
-    def __init__(self, health: Health, service: str, context: grpc.ServicerContext, send: Send) -> None:
-        super().__init__(context, send, health.senders)
+    def __init__(self, health: Health, service: str, call: Call) -> None:
+        super().__init__(call, health.senders)
         self._health = health
         self._service = service
         self._sent: int | None = None
@@ -40,7 +40,7 @@ class _Watcher(ParkedStream):
             status = _UNKNOWN
         if status != self._sent:
             self._sent = status
-            self.send(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+            self.call.send(health_pb2.HealthCheckResponse(status=status).SerializeToString())
         if self.ending is not None:
             raise self.ending
         return Next.PARK
@@ -79,8 +79,8 @@ class Health:
             response.statuses[service].status = status
         return bytes(response.SerializeToString())
 
-    def watch(self, data: bytes, context: grpc.ServicerContext, send: Send) -> None:
-        watcher = _Watcher(self, _service(data), context, send)
+    def watch(self, data: bytes, call: Call) -> None:
+        watcher = _Watcher(self, _service(data), call)
         self.watchers.add(watcher)
         watcher.watch_client()
         watcher.wake()

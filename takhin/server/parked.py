@@ -5,14 +5,11 @@ from __future__ import annotations
 import enum
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Generic, TypeVar
-
-import grpc
 
 from .. import errors
 from . import status
-from .call import Send
+from .call import Call
 from .senders import Senders
 
 
@@ -92,9 +89,9 @@ class ParkedStream(ABC):
     once; only ``step`` may send. However the stream ends, ``release`` is called once, with the turn.
     """
 
-    def __init__(self, context: grpc.ServicerContext, send: Send, senders: Senders) -> None:
-        self.context = context
-        self._send = send
+    def __init__(self, call: Call, senders: Senders) -> None:
+        self.call = call
+        self.context = call.context
         self._senders = senders
         self._turn_lock = threading.Lock()
         self._turn = _Turn.IDLE
@@ -102,6 +99,8 @@ class ParkedStream(ABC):
         self.gone = False
         #: Why the stream shall end, when somebody asked for it.
         self.ending: errors.TakhinError | None = None
+        #: For ``step``: this thread may wait, for a disk say.
+        self.may_wait = True
 
     @abstractmethod
     def step(self) -> Next:
@@ -146,7 +145,7 @@ class ParkedStream(ABC):
                 return
         self._senders.submit(self)
 
-    def run_here(self) -> None:
+    def run_here(self, may_wait: bool = True) -> None:
         """``wake``, but with this thread in place of a sender's, if nobody has the turn."""
         with self._turn_lock:
             if self._turn is _Turn.RUNNING:
@@ -154,7 +153,13 @@ class ParkedStream(ABC):
             if self._turn is not _Turn.IDLE:
                 return
             self._turn = _Turn.RUNNING
-        self._take_turn()
+        self._take_turn(may_wait)
+
+    def _resume(self, here: bool) -> None:
+        if here:
+            self.run_here(may_wait=False)
+        else:
+            self.wake()
 
     # -- with the turn -----------------------------------------------------------------------
 
@@ -164,15 +169,17 @@ class ParkedStream(ABC):
             if self._turn is _Turn.OVER:
                 return
             self._turn = _Turn.RUNNING
-        self._take_turn()
+        self._take_turn(True)
 
-    def send(self, message: bytes, taken: Callable[[], None] | None = None) -> None:
-        """``taken``: as ``Send``'s."""
-        self._send(message, taken)
+    def must_wait(self) -> bool:
+        """Whether the peer has to read before more is sent to it: then it is time to park, and there will be another
+        step when it has."""
+        return self.call.wait_to_send(self._resume)
 
-    def _take_turn(self) -> None:
+    def _take_turn(self, may_wait: bool) -> None:
+        self.may_wait = may_wait
         try:
-            following = Next.DONE if self.gone else self.step()
+            following = self._step()
         except Exception as exc:
             self._finish(status.known(exc, **self.describe()))
             return
@@ -186,6 +193,13 @@ class ParkedStream(ABC):
             self._turn = _Turn.QUEUED
         self._senders.submit(self)
 
+    def _step(self) -> Next:
+        if self.gone:
+            return Next.DONE
+        if self.ending is None and self.must_wait():
+            return Next.PARK
+        return self.step()
+
     def _finish(self, error: errors.TakhinError | None) -> None:
         with self._turn_lock:
             self._turn = _Turn.OVER
@@ -195,4 +209,4 @@ class ParkedStream(ABC):
             if not self.gone:
                 if error is not None:
                     status.fill(self.context, error)
-                self._send(None)
+                self.call.send(None)

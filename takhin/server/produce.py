@@ -84,7 +84,7 @@ class _Pending:
         elif isinstance(outcome, TakhinError):
             # One error may be the outcome of many appends: no thread leaves its trace on it.
             error = refine(outcome, [("topic", request.topic)]).with_traceback(None)
-            fail_parked(self.call.context, self.call.send, status.known(error))
+            fail_parked(self.call, status.known(error))
         else:
             self.call.abandon()
 

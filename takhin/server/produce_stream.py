@@ -1,6 +1,7 @@
 """ProduceMessageStream and ProduceBatchStream: many requests under way, answers in order.
 
-The call's own thread reads requests and appends them one after the other; outcomes come from the
+Requests are appended one after the other as they come, on the serving thread where that is no matter of waiting,
+otherwise by the call's own thread; outcomes come from the
 engine in any order and from any thread; answers leave in the order of the requests, by whoever
 has the turn (``parked``). That is the reading thread itself when nothing is under way.
 """
@@ -70,8 +71,7 @@ class _Answer:
 
 class ProduceStream(ParkedStream):
     def __init__(self, service: ProduceStreams, codec: ProduceCodec, call: Call) -> None:
-        super().__init__(call.context, call.send, service.senders)
-        self._call = call
+        super().__init__(call, service.senders)
         self._service = service
         self._codec = codec
         self.inflight = service.inflight
@@ -90,8 +90,9 @@ class ProduceStream(ParkedStream):
 
     def read(self) -> None:
         """Until the client half-closes, goes away, or the stream is asked to end."""
+        self.call.take_here(self._take_here)
         try:
-            while requests := self._call.take():
+            while requests := self.call.take():
                 if not self._take_all(requests):
                     break
                 del requests  # the wait for the next ones must not keep these
@@ -100,6 +101,15 @@ class ProduceStream(ParkedStream):
         with self._lock:
             self._half_closed = True
         self.run_here()
+
+    def _take_here(self, data: bytes) -> bool:
+        """On the serving thread, while the reading thread waits: ``TakeHere``."""
+        full = self._waiting_bytes >= self._service.buffer_bytes or not self.inflight.has_room(len(data))
+        if full or self.gone or self.ending is not None:
+            return False
+        self._take(data)
+        self._send_ready(may_wait=False)
+        return True
 
     def _take_all(self, requests: Sequence[bytes]) -> bool:
         """False when the stream is at its end before all of them are taken."""
@@ -131,11 +141,11 @@ class ProduceStream(ParkedStream):
         # Then the outcome is looked for: one that comes in between is seen by this thread, or by who brings it.
         answer.in_append = False
 
-    def _send_ready(self) -> None:
+    def _send_ready(self, may_wait: bool = True) -> None:
         with self._lock:
             ready = bool(self._answers) and self._answers[0].outcome is not None
         if ready:
-            self.run_here()
+            self.run_here(may_wait)
 
     def _append(self, answer: _Answer, data: bytes) -> None:
         """Raises ``TakhinError`` when it does not come to an append."""
@@ -196,9 +206,11 @@ class ProduceStream(ParkedStream):
                     if self.ending is not None:
                         raise self.ending
                     return Next.DONE if self._half_closed else Next.PARK
-            self._call.send_all([self._encoded(answer) for answer in ready])
+            self.call.send_all([self._encoded(answer) for answer in ready])
             if self.gone:
                 return Next.DONE
+            if self.must_wait():
+                return Next.PARK
         return Next.AGAIN
 
     def _take_ready(self) -> list[_Answer]:

@@ -11,11 +11,12 @@ import grpc
 
 from .. import errors
 from ..observe.metrics import GrpcMetrics, MethodMetrics
-from .call import PublicCall, Send
+from .call import PublicCall
 from .calls import Behaviour, fail_parked, failing_handler
 from .direct import DirectCall, ServingThread
 from .instrument import instrument
 from .pools import CallPool
+from .stand_in import StandIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,12 @@ class _Route:
 class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """All routes are added before the server starts."""
 
-    def __init__(self, metrics: GrpcMetrics, reject: CallPool, direct: bool) -> None:
-        """``direct``: calls are driven by completions of our own, where the way they are moved is ours to choose."""
+    def __init__(self, metrics: GrpcMetrics, reject: CallPool, stand_in: StandIn | None) -> None:
+        """With a ``stand_in``, calls are driven by completions of our own, where the way they are moved is ours to
+        choose."""
         self._metrics = metrics
         self._reject = reject
-        self._direct = direct
+        self._stand_in = stand_in
         self._serving_thread = ServingThread()
         self._routes: dict[str, _Route] = {}
         #: By service and method.
@@ -46,8 +48,8 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def add(self, service: str, method: str, grpc_type: str, behaviour: Behaviour, pool: CallPool) -> None:
         """``grpc_type`` is the metric's label: ``unary``, ``server_stream`` or ``bidi_stream``."""
         metrics = self._metrics.method(grpc_type, service, method)
-        if self._direct:
-            handler = self._direct_handler(behaviour, pool, metrics)
+        if self._stand_in is not None:
+            handler = self._direct_handler(behaviour, pool, metrics, self._stand_in)
             self._registered.setdefault(service, {})[method] = handler
         else:
             self._add(service, method, _public_handler(behaviour, pool, metrics), pool, metrics)
@@ -78,16 +80,16 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._routes[f"/{service}/{method}"] = _Route(handler, pool, too_many)
 
     def _direct_handler(
-        self, behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics
+        self, behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics, stand_in: StandIn
     ) -> grpc.RpcMethodHandler[Any, Any]:
         error = _too_many(pool)
 
-        def begin(_requests: object, context: grpc.ServicerContext, _send: Send) -> None:
+        def begin(_requests: object, context: grpc.ServicerContext, _send: object) -> None:
             if pool.is_full:
-                call = DirectCall(context, metrics, self._reject)
-                call.spawn(lambda: fail_parked(context, call.send, error))
+                call = DirectCall(context, metrics, self._reject, stand_in)
+                call.spawn(lambda: fail_parked(call, error))
             else:
-                behaviour(DirectCall(context, metrics, pool))
+                behaviour(DirectCall(context, metrics, pool, stand_in))
 
         return _non_blocking(begin, self._serving_thread)
 
@@ -110,14 +112,14 @@ def _too_many(pool: CallPool) -> errors.TakhinError:
 
 
 def _public_handler(behaviour: Behaviour, pool: CallPool, metrics: MethodMetrics) -> grpc.RpcMethodHandler[Any, Any]:
-    def begin(requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
+    def begin(requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
         behaviour(PublicCall(requests, context, send, metrics))
 
     return _non_blocking(begin, pool)
 
 
 def _non_blocking(
-    begin: Callable[[Any, grpc.ServicerContext, Send], None], pool: ThreadPoolExecutor
+    begin: Callable[[Any, grpc.ServicerContext, Any], None], pool: ThreadPoolExecutor
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Handlers with these attributes are given ``send`` and may return before they have answered (see also
     grpcio-health-checking)."""

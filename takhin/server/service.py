@@ -69,7 +69,7 @@ def add_takhin(
     for name, pool, request_type, method in table:
         router.add(SERVICE, name, "unary", unary(cold(request_type, method), name, arrivals), pool)
     for name, hot in (("ProduceMessage", producer.produce_message), ("ProduceBatch", producer.produce_batch)):
-        router.add(SERVICE, name, "unary", late(hot, name, arrivals), data)
+        router.add(SERVICE, name, "unary", late(hot, name, arrivals, short=True), data)
     for name, bidi in (
         ("ProduceMessageStream", produce_streams.produce_message_stream),
         ("ProduceBatchStream", produce_streams.produce_batch_stream),

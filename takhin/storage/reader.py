@@ -23,7 +23,16 @@ class PartitionReader:
     Reading on from where the last read ended needs no index: the place in the segment is kept.
     """
 
-    __slots__ = ("_expected", "_following_bytes", "_partition", "_position", "_read_end", "_segment", "next_offset")
+    __slots__ = (
+        "_expected",
+        "_expensive",
+        "_following_bytes",
+        "_partition",
+        "_position",
+        "_read_end",
+        "_segment",
+        "next_offset",
+    )
 
     def __init__(self, partition: Partition, next_offset: int) -> None:
         self._partition = partition
@@ -35,42 +44,61 @@ class PartitionReader:
         self._read_end = -1
         #: Size of the batch there, as its header says; 0: not known.
         self._following_bytes = 0
+        #: What was read last had to be expanded.
+        self._expensive = False
 
-    def read(self, max_bytes: int) -> Batches | None:
+    def read(self, max_bytes: int, cached_only: bool = False) -> Batches | None:
         partition = self._partition
         partition.check_offset(self.next_offset)
         end_offset = partition.high_watermark
         if self.next_offset >= end_offset:
             return None
         try:
-            return self._read(max(max_bytes, 1), end_offset)
+            return self._read(max(max_bytes, 1), end_offset, cached_only)
+        except BlockingIOError:
+            raise
         except FileNotFoundError as problem:
             # Retention or a deletion was faster: say which.
             gone, self._segment = self._segment, None
             partition.check_offset(self.next_offset)
             if gone is not None and gone not in partition.segments:
-                return self.read(max_bytes)  # only the segment before the place went
+                return self.read(max_bytes, cached_only)  # only the segment before the place went
             raise self._read_failed(problem, end_offset) from None
         except OSError as problem:
             self._segment = None
             raise self._read_failed(problem, end_offset) from problem
 
-    def _read(self, max_bytes: int, end_offset: int) -> Batches | None:
+    def _read(self, max_bytes: int, end_offset: int, cached_only: bool) -> Batches | None:
         segment = self._segment
-        if segment is None or self._read_end != self.next_offset:
+        place_known = segment is not None and self._read_end == self.next_offset
+        if cached_only and (not place_known or self._expensive):
+            raise BlockingIOError
+        if segment is None or not place_known:
             segment = self._seek(self.next_offset)
         while True:
+            if cached_only and segment.open_file is None:
+                raise BlockingIOError
             # The size first: a segment that is sealed after this look is simply read to here.
             limit = segment.size
             batches, status, position, expected = segment.file().read(
-                self._position, limit, self._expected, self.next_offset, end_offset, self._whole(max_bytes)
+                self._position,
+                limit,
+                self._expected,
+                self.next_offset,
+                end_offset,
+                self._whole(max_bytes),
+                cached_only=cached_only,
             )
+            if cached_only and (status < 0 or (batches is not None and batches.is_compressed)):
+                self._expensive = True
+                raise BlockingIOError
             self._position, self._expected = position, expected
             if batches is not None:
                 self._following_bytes = batches.following_bytes
                 self._segment, self._read_end = segment, expected
                 self._partition.environment.counters.bytes_read += batches.size_bytes
-                return self._expanded(batches) if batches.is_compressed else batches
+                self._expensive = batches.is_compressed
+                return self._expanded(batches) if self._expensive else batches
             if status < 0:
                 damage = segment.look_behind(position, expected, status, segment.index())
                 self._partition.environment.counters.damages += 1

@@ -450,7 +450,7 @@ class DamagedReader(base.Reader):
     def next_offset(self) -> int:  # type: ignore[override]
         return self.reader.next_offset
 
-    def read(self, max_bytes: int) -> Batches | None:
+    def read(self, max_bytes: int, cached_only: bool = False) -> Batches | None:
         if self.next_offset >= 10:
             raise errors.DataLoss("damaged", first_offset=10, last_offset=14)
         found = self.reader.read(max_bytes)

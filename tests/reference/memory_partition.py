@@ -65,7 +65,7 @@ class MemoryReader(base.Reader):
         if self.next_offset < partition.log_start:
             raise out_of_range(self._topic, self._index, self.next_offset, partition)
 
-    def read(self, max_bytes: int) -> Batches | None:
+    def read(self, max_bytes: int, cached_only: bool = False) -> Batches | None:
         with self._lock:
             self._check()
             partition = self._partition

@@ -37,7 +37,7 @@ class ChunkReader(base.Reader):
             self.batches.append((self.end, self.end + count, spans.frame(NOW).tobytes(self.end)))
             self.end += count
 
-    def read(self, max_bytes: int) -> Batches | None:
+    def read(self, max_bytes: int, cached_only: bool = False) -> Batches | None:
         self.reads.append(self.next_offset)
         if self.next_offset in self.failures:
             raise self.failures[self.next_offset]
@@ -75,7 +75,7 @@ class Peer:
         self.most = 0
         service = Mock(sending=self.sending, engine=Mock())
         plan = plan_of(decode_consume(pb.ConsumeMessagesRequest(topic="t", **request).SerializeToString()), 1 << 24)
-        self.stream = consume.ConsumeStream(service, plan, reader, Mock(), self.send)
+        self.stream = consume.ConsumeStream(service, plan, reader, Mock(send=self.send, wait_to_send=self.wait_to_send))
 
     def send(self, message: bytes | None, taken: Callable[[], None] | None = None) -> None:
         assert message is not None
@@ -85,6 +85,9 @@ class Peer:
         self.most = max(self.most, self.sending.used_bytes)
         if taken is not None:
             self.under_way.append(taken)
+
+    def wait_to_send(self, resume: object) -> bool:
+        return False
 
     def take(self) -> None:
         while self.under_way:

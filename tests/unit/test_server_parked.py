@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from takhin import errors
+from takhin.server.call import Resume
 from takhin.server.parked import Next, ParkedStream, StreamSet
 from takhin.server.senders import Senders
 from takhin.server.timers import Timers
@@ -43,13 +44,33 @@ class FakeContext:
         self.cancelled = True
 
 
+class FakeCall:
+    """The part of a call that a stream uses."""
+
+    def __init__(self, context: FakeContext) -> None:
+        self.context = context
+        self.sent: list[bytes | None] = []
+        #: The peer has to read first.
+        self.held_up = False
+        self.resume: Resume | None = None
+
+    def send(self, message: bytes | None, taken: Callable[[], None] | None = None) -> None:
+        self.sent.append(message)
+
+    def wait_to_send(self, resume: Resume) -> bool:
+        if self.held_up:
+            self.resume = resume
+        return self.held_up
+
+
 class Stream(ParkedStream):
     """Sends what is in its inbox."""
 
     def __init__(self, senders: Senders, context: FakeContext | None = None) -> None:
         self.fake = context or FakeContext()
-        self.sent: list[bytes | None] = []
-        super().__init__(self.fake, lambda message, _taken=None: self.sent.append(message), senders)  # type: ignore[arg-type]
+        self.peer = FakeCall(self.fake)
+        self.sent = self.peer.sent
+        super().__init__(self.peer, senders)  # type: ignore[arg-type]
         self.inbox: list[bytes] = []
         self.stepping = 0
         self.overlaps = 0
@@ -64,7 +85,7 @@ class Stream(ParkedStream):
             if self.ending is not None:
                 raise self.ending
             if self.inbox:
-                self.send(self.inbox.pop(0))
+                self.call.send(self.inbox.pop(0))
                 return Next.AGAIN if random.random() < 0.5 or self.inbox or self.finish else Next.PARK
             return Next.DONE if self.finish else Next.PARK
         finally:
