@@ -6,7 +6,7 @@ import logging
 from functools import partial
 
 import grpc
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from .. import address
 from .._wire import MAX_RECORDS, keep_buffers
@@ -84,7 +84,8 @@ class GrpcServer:
             "max_inflight_bytes": config.memory.max_inflight_bytes,
         }
         self._info = info = Info(engine, clock, limits, FEATURES)
-        self._stand_in = StandIn() if grpc_config.direct_calls and supported() else None
+        held_up = Counter("takhin_serving_held_up", "Times that work held up the serving thread.", registry=registry)
+        self._stand_in = StandIn(held_up.inc) if grpc_config.direct_calls and supported() else None
         router = Router(GrpcMetrics(registry), self._pools.reject, self._stand_in)
         self._arrivals = arrivals = Arrivals(self._timers, grpc_config.max_message_size)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)

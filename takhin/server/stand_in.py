@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -33,14 +34,14 @@ _POLL_SECONDS = 0.1
 class StandIn:
     """``enter`` and ``leave`` are for the threads that serve, everything else for any."""
 
-    def __init__(self) -> None:
+    def __init__(self, held_up: Callable[[], None]) -> None:
+        """``held_up`` is told each time that the serving thread is."""
+        self._held_up = held_up
         self._state: Any = None
         #: Pieces of work that were begun; and whether the last of them is still being done.
         self._begun = 0
         self._busy = False
         self._not_before = 0.0
-        #: Times that the serving thread was held up.
-        self.count = 0
         self._asleep = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -103,7 +104,7 @@ class StandIn:
 
     def _serve(self, held_up: int) -> None:
         """As grpcio's own loop, while that is within the same piece of work."""
-        self.count += 1
+        self._held_up()
         began = time.monotonic() - WATCH_SECONDS
         self._not_before = float("inf")
         try:

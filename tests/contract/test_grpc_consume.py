@@ -361,7 +361,7 @@ def test_parked_consumers_hold_no_thread(server: Server) -> None:
             assert [record.value for record in next(stream).records] == [b"v"]
 
 
-def test_consumers_that_do_not_read_hold_up_nobody(make_server: MakeServer) -> None:
+def test_consumers_that_do_not_read_hold_up_nobody(make_server: MakeServer, direct_calls: bool) -> None:
     server = make_server(Config(grpc=GrpcConfig(addr="127.0.0.1:0", sender_threads=2)))
     server.topic("t")
     for _ in range(16):
@@ -371,7 +371,9 @@ def test_consumers_that_do_not_read_hold_up_nobody(make_server: MakeServer) -> N
     deaf = [stub.ConsumeMessages(pb.ConsumeMessagesRequest(topic="t", offset=0)) for _ in range(10)]
     for stream in deaf:
         stream.initial_metadata()
-    wait_until(lambda: server.grpc._senders.thread_count > 2)
+    wait_until(lambda: all(stream.stuck_since() for stream in server.grpc._consumer.streams.all()))
+    # By the public interface, each of them holds a thread.
+    wait_until(lambda: (server.grpc._senders.thread_count > 2) != direct_calls)
     begun = time.monotonic()
     server.topic("u")
     server.produce("u", b"v")

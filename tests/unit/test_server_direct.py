@@ -43,7 +43,8 @@ class Server:
         self.calls: list[DirectCall] = []
         self.pool = CallPool("test", 4, 100)
         self.reject = CallPool("reject", 1, 1)
-        self.stand_in = StandIn()
+        self.held_up: list[None] = []
+        self.stand_in = StandIn(lambda: self.held_up.append(None))
         router = Router(GrpcMetrics(CollectorRegistry()), self.reject, self.stand_in)
 
         def keep(call: Call) -> None:
@@ -131,6 +132,83 @@ def test_one_at_a_time_goes_as_well(serve: Callable[[Behaviour], Server]) -> Non
         assert next(stream) == b"%d" % n
         more.release()
     assert list(stream) == []
+
+
+def test_requests_that_are_taken_where_they_arrive_and_others_keep_their_order(
+    serve: Callable[[Behaviour], Server],
+) -> None:
+    """Every seventh is refused there, and some of those take their time in the thread."""
+    threads: set[str] = set()
+
+    def work(call: Call) -> None:
+        def take_here(data: bytes) -> bool:
+            threads.add(threading.current_thread().name)
+            if int(data) % 7 == 0:
+                return False
+            call.send(data)
+            return True
+
+        call.take_here(take_here)
+        while messages := call.take():
+            if int(messages[0]) % 21 == 0:
+                time.sleep(0.002)
+            call.send_all(list(messages))
+        call.send(None)
+
+    server = serve(in_thread(work))
+    sent = [b"%d" % n for n in range(3000)]
+    streams = [server.stream(iter(sent)) for _ in range(2)]
+    for stream in streams:
+        assert list(stream) == sent
+    # On the serving thread, but while that was held up.
+    assert threads
+    assert not any(name.startswith("takhin-test") for name in threads)
+
+
+def test_a_defect_in_taking_a_request_ends_neither_the_stream_nor_the_serving_thread(
+    serve: Callable[[Behaviour], Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    def work(call: Call) -> None:
+        def take_here(data: bytes) -> bool:
+            if data == b"bad":
+                raise ZeroDivisionError
+            call.send(data)
+            return True
+
+        call.take_here(take_here)
+        echo(call)
+
+    server = serve(in_thread(work))
+    with caplog.at_level(logging.ERROR):
+        assert list(server.stream(iter([b"bad", b"good"])))[-1:] == [b"good"]
+
+
+def test_short_work_is_done_on_the_serving_thread_and_elsewhere_while_that_is_held_up(
+    serve: Callable[[Behaviour], Server],
+) -> None:
+    done: list[str] = []
+    go_on = threading.Event()
+
+    def behaviour(call: Call) -> None:
+        def work() -> None:
+            done.append(threading.current_thread().name)
+            if len(done) == 1:
+                assert go_on.wait(PATIENCE)
+            call.answer(b"")
+
+        call.receive(lambda _data: call.run(work))
+
+    server = serve(behaviour)
+    first = server.channel.unary_unary("/s/m", None, None).future(b"")
+    wait_until(lambda: done)
+    began = time.monotonic()
+    server.ask(b"")
+    assert time.monotonic() - began < 0.5
+    assert done[1].startswith("takhin-test")
+    go_on.set()
+    first.result(PATIENCE)
+    assert len(server.held_up) == 1
+    wait_until(lambda: (server.ask(b""), done[-1] == done[0])[1])
 
 
 def test_a_single_request_is_delivered_on_the_way_and_answered_with_the_end(
