@@ -17,7 +17,7 @@ from takhin.v1 import takhin_pb2 as pb
 from . import requests
 from .processes import Server, bare, run_client, takhin
 from .requests import SERVICE, write_messages
-from .rows import TOPIC, Row
+from .rows import ONE, TOPIC, Row
 
 #: Seconds that data may take to get to the disk between two runs, so that one is not charged for the other's.
 SETTLE_SECONDS = 0.3
@@ -69,7 +69,13 @@ class Table:
         path = write_messages(self.directory / row.name, row.messages)
         runs: list[dict[str, Any]] = []
         against: list[dict[str, Any]] = []
-        with self._filled(row) if row.fill else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if row.fill:
+                stack.enter_context(self._filled(row))
+            elif row.against == "one-partition":
+                # For all runs: a thousand partitions that go would be work for the next run's file system.
+                stack.enter_context(self._topic(row.partitions))
+                stack.enter_context(self._topic(1, ONE))
             for pair in range(self.pairs):
                 # Who goes first changes, so that neither always finds what the other left.
                 sides = [(runs, self._run_takhin), (against, self._run_against)]
@@ -80,20 +86,19 @@ class Table:
         return _summary(row, runs, against)
 
     def _run_takhin(self, row: Row, path: Path) -> dict[str, Any]:
-        with contextlib.nullcontext() if row.fill else self._topic(row.partitions):
+        with self._own_topic(row):
             return self._client(self.takhin, row, row.method, path, row.error_field)
 
     def _run_against(self, row: Row, path: Path) -> dict[str, Any] | None:
         if self._other is not None:
-            with contextlib.nullcontext() if row.fill else self._topic(row.partitions):
+            with self._own_topic(row):
                 return self._client(self.bare, row, row.method, path, row.error_field)
         if row.against == "none":
             return None
         if row.against == "bare":
             return self._client(self.bare, row, row.bare_method, path, 0)
-        one = write_messages(self.directory / f"{row.name}-one", row.messages[:1])
-        with self._topic(1):
-            return self._client(self.takhin, row, row.method, one, row.error_field)
+        one = write_messages(self.directory / f"{row.name}-one", row.one_partition)
+        return self._client(self.takhin, row, row.method, one, row.error_field)
 
     def _client(self, server: Server, row: Row, method: str, path: Path, error_field: int) -> dict[str, Any]:
         flags = ["-mode", row.mode, "-method", method, "-messages", str(path), "-streams", str(row.streams)]
@@ -111,14 +116,19 @@ class Table:
         for channel in self._channels:
             channel.unary_unary(SERVICE + method)(data, timeout=60)
 
+    def _own_topic(self, row: Row) -> contextlib.AbstractContextManager[None]:
+        """Of one run, unless there is one for all."""
+        stays = row.fill or row.against == "one-partition"
+        return contextlib.nullcontext() if stays else self._topic(row.partitions)
+
     @contextlib.contextmanager
-    def _topic(self, partitions: int) -> Iterator[None]:
+    def _topic(self, partitions: int, name: str = TOPIC) -> Iterator[None]:
         """An empty one. With the topic go its files, so that they need not be written to the disk."""
-        self._call("CreateTopic", pb.CreateTopicRequest(name=TOPIC, num_partitions=partitions))
+        self._call("CreateTopic", pb.CreateTopicRequest(name=name, num_partitions=partitions))
         try:
             yield
         finally:
-            self._call("DeleteTopic", pb.DeleteTopicRequest(name=TOPIC))
+            self._call("DeleteTopic", pb.DeleteTopicRequest(name=name))
             time.sleep(SETTLE_SECONDS)
 
     @contextlib.contextmanager

@@ -12,6 +12,8 @@ from .requests import SERVICE
 
 MIB = 1 << 20
 TOPIC = "bench"
+#: With one partition, beside the other.
+ONE = "bench-one"
 
 Against = Literal["bare", "one-partition", "none"]
 
@@ -41,6 +43,8 @@ class Row:
     fill_times: int = 0
     #: What the ratio is taken to.
     against: Against = "bare"
+    #: As ``messages``, for one partition; as many, for the client's sake.
+    one_partition: list[bytes] = field(default_factory=list)
     #: Smallest or largest value of a figure of Takhin's own: (figure, at least or at most, value).
     absolute: tuple[str, Literal[">=", "<="], float] | None = None
     rate: float = 0.0
@@ -63,6 +67,7 @@ def _many_partitions(acks: int, goal: float) -> Row:
         "stream", SERVICE + "ProduceBatchStream", BIDI,
         [requests.batch(TOPIC, n, 64, 1024, acks) for n in range(1000)], 64, goal,
         streams=4, error_field=7, partitions=1000, against="one-partition",
+        one_partition=[requests.batch(ONE, 0, 64, 1024, acks)] * 1000,
     )  # fmt: skip
 
 

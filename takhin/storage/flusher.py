@@ -2,9 +2,9 @@
 
 A partition asks once; the flush that follows serves everything appended until it begins. While it
 runs, later appends gather for the next one. So under load the number of flushes follows the disk,
-not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each;
-where many are due, one thread takes them all, and one call makes them durable (``group_flush``). While
-it runs, the other threads go on one by one, and what is more than they can do gathers for the next group.
+not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each, so that
+one with little to write does not wait for one with much. Where many are due, one call makes all of them durable
+(``group_flush``), and those that come meanwhile gather for the next.
 
 Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed within
 ``linger_ms`` instead of at once.
@@ -29,8 +29,10 @@ log = logging.getLogger(__name__)
 #: somebody waits, or nobody.
 IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY = range(6)
 
-#: How many partitions must be due to be flushed as a group.
+#: How many partitions must be due or being flushed for those that are due to be flushed as a group; and how many
+#: must be due right after a group, where the next ones are likely to come.
 FEWEST = 8
+FEWEST_AGAIN = 2
 
 
 class Flushable(Protocol):
@@ -77,8 +79,10 @@ class Flusher:
         self._linger = linger_ms / 1000
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[Flushable] = deque()
-        #: A group is being flushed: there is one at a time.
+        #: Threads that are flushing; whether it is a group; whether the last that was begun is one.
+        self._busy = 0
         self._grouping = False
+        self._in_groups = False
         self._stopping = False
         #: (deadline, partition), earliest first: the linger is the same for all.
         self._lazy: deque[tuple[float, Flushable]] = deque()
@@ -123,35 +127,45 @@ class Flusher:
     def _put(self, partitions: Sequence[Flushable]) -> None:
         with self._changed:
             self._queue.extend(partitions)
-            self._changed.notify(len(partitions))
+            self._call_others()
+
+    def _call_others(self) -> None:
+        """Holding ``_changed``. Threads that are at work look for more by themselves."""
+        if self._queue and (free := self._free) > 0:
+            self._changed.notify(min(len(self._queue), free))
+
+    @property
+    def _free(self) -> int:
+        """How many more threads may flush now."""
+        return 0 if self._grouping else len(self._threads) - self._busy
 
     # -- the threads that flush ---------------------------------------------------------------------
 
     def _work(self) -> None:
         while (due := self._take()) is not None:
-            if len(due) == 1:
-                self._flush(due[0])
-                continue
             try:
-                rest = self._flush_group(due)
+                if len(due) == 1 or not self._flush_group(due):
+                    self._flush(due[0])
             finally:
                 with self._changed:
-                    self._grouping = False
-            for partition in rest:
-                self._flush(partition)
+                    self._busy -= 1
 
     def _take(self) -> list[Flushable] | None:
         """One partition, or all that are due, as a group; None when it is over."""
         with self._changed:
-            while not self._queue:
-                if self._stopping:
+            while not self._queue or self._free <= 0:
+                if self._stopping and not self._queue:
+                    self._changed.notify_all()  # some may wait only for this one to end
                     return None
                 self._changed.wait()
-            if self._grouping or len(self._queue) < FEWEST or not self._group.possible:
-                return [self._queue.popleft()]
-            self._grouping = True
-            due = list(self._queue)
-            self._queue.clear()
+            fewest = FEWEST_AGAIN if self._in_groups else max(FEWEST - self._busy, FEWEST_AGAIN)
+            self._in_groups = self._grouping = len(self._queue) >= fewest and self._group.possible
+            self._busy += 1
+            due = list(self._queue) if self._grouping else [self._queue.popleft()]
+            if self._grouping:
+                self._queue.clear()
+            else:
+                self._call_others()
             return due
 
     def _flush(self, partition: Flushable) -> None:
@@ -164,8 +178,8 @@ class Flusher:
         if partition.flush_ended():
             self._put([partition])
 
-    def _flush_group(self, due: list[Flushable]) -> list[Flushable]:
-        """Gives what this thread has to flush for itself."""
+    def _flush_group(self, due: list[Flushable]) -> bool:
+        """False when it does not pay: then the first is this thread's to flush for itself."""
         try:
             pays = self._group.pays(due)
         except Exception:
@@ -174,16 +188,19 @@ class Flusher:
         if not pays:
             with self._changed:
                 self._queue.extendleft(reversed(due[1:]))
-                self._changed.notify(len(due) - 1)
-            return due[:1]
+                self._grouping = False
+                self._call_others()
+            return False
         # One that lingered and was then asked for is due twice.
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
         try:
             self._group.flush(begun)
         except Exception:  # a defect, as above
             log.exception("flush failed unexpectedly")
+        with self._changed:
+            self._grouping = False
         self._put([partition for partition in begun if partition.flush_ended()])
-        return []
+        return True
 
     # -- the thread that waits for the linger --------------------------------------------------------
 

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 HINTS_NAME = "flushed-offsets"
 DELETED_NAME = "deleted"
+#: Seconds to pause after a partition's part of the checkpoint: as long as that took, and no longer than this.
+MAX_CHECKPOINT_PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +377,8 @@ class LogManager:
         self._write_checkpoint(self.partitions())
 
     def _write_checkpoint(self, partitions: list[Partition]) -> bool:
-        """Whether all of them are in the checkpoint, in their state of now."""
+        """Whether all of them are in the checkpoint, in their state of now. Takes its time, unless it is for the stop:
+        the index files of thousands of partitions are nobody's hurry, and work for the file system."""
         if self.environment.fault.reason:
             return False
         with self._checkpoint_writer:
@@ -388,6 +391,7 @@ class LogManager:
                 state = (partition.log_end_offset, segments[0].base_offset, len(segments))
                 if self._checkpointed.get(key) == state or partition.deleted:
                     continue
+                began = time.monotonic()
                 try:
                     entry = partition.checkpoint()
                 except OSError:
@@ -402,6 +406,7 @@ class LogManager:
                         changed = changed or self._checkpoints.get(key) != entry
                         self._checkpoints[key] = entry
                         self._checkpointed[key] = state
+                self._stopping.wait(min(time.monotonic() - began, MAX_CHECKPOINT_PAUSE_S))
             if changed or not (self.data_dir / checkpoint.CHECKPOINT_NAME).exists():
                 with self._checkpoint_lock:
                     entries = dict(self._checkpoints)

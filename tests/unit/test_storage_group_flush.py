@@ -137,7 +137,7 @@ def test_nobody_is_told_before_the_call_has_returned_and_only_what_came_before_i
     wait_until(lambda: len(behind) == MANY - 1)
 
 
-def test_a_group_holds_up_nobody_and_there_is_one_at_a_time(make: Make, calls: Calls) -> None:
+def test_while_a_group_is_flushed_others_gather_for_the_next(make: Make, calls: Calls) -> None:
     store = make(partitions=2 * MANY, log=msgspec.structs.replace(QUIET, flush_threads=2)).open()
     calls.open.clear()
     gates = [Gate(store.partition(n)) for n in (0, MANY)]
@@ -149,14 +149,19 @@ def test_a_group_holds_up_nobody_and_there_is_one_at_a_time(make: Make, calls: C
         store.partition(n).append(frame(b"together"), together.append)
     gates[0].open.set()
     assert calls.entered.acquire(timeout=20)
-    alone: list[Any] = []
-    for n in range(MANY + 1, 2 * MANY):
-        store.partition(n).append(frame(b"alone"), alone.append)
+    gathered: list[Any] = []
+    for n in range(MANY + 1, MANY + 4):  # too few to begin with
+        store.partition(n).append(frame(b"gathered"), gathered.append)
     gates[1].open.set()
-    wait_until(lambda: len(alone) == MANY - 1)
-    assert (calls.count, together) == (1, [])
+    time.sleep(0.05)
+    assert (calls.count, together, gathered) == (1, [], [])
     calls.open.set()
-    wait_until(lambda: len(together) == MANY - 1)
+    wait_until(lambda: len(together) == MANY - 1 and len(gathered) == 3)
+    assert calls.count == 2
+    # And when it gets quiet, one by one again.
+    for n in (1, 2):
+        append(store.partition(n), b"alone")
+    assert calls.count == 2
 
 
 def test_rolled_segments_and_new_names_are_covered(make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
