@@ -43,6 +43,9 @@ cdef extern from *:
     tk_fault_rule* tk_rule(int call)
     int64_t tk_fault_short_every, tk_fault_kill_at_byte, tk_fault_bytes_written
 
+cdef enum:
+    RELEASE_GIL_BYTES = 1024   # of a write: below, giving the GIL away costs more than it gives
+
 DEBUG = bool(TK_DEBUG)
 CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir", "syncfs",
          "allocate")
@@ -78,20 +81,34 @@ cdef int check(int64_t status, path) except -1:
 
 
 def open_file(path, int flags, int mode=0o640):
+    # Without the interpreter's lock, as all that changes names or blocks: it may wait for the file system's journal.
     cdef bytes name = os.fsencode(path)
-    cdef int fd = tk_open(name, flags, mode)
+    cdef const char* p = name
+    cdef int fd
+    with nogil:
+        fd = tk_open(p, flags, mode)
     check(fd, path)
     return fd
 
 
 def close_file(int fd):
-    posix_close(fd)
+    with nogil:
+        posix_close(fd)
 
 
 def write_at(int fd, const unsigned char[::1] data not None, int64_t position):
     cdef int64_t n = data.shape[0]
-    if n:
-        check(tk_write_at(fd, &data[0], n, position), f"descriptor {fd}")
+    cdef const void* p
+    cdef int status
+    if not n:
+        return
+    p = &data[0]
+    if n < RELEASE_GIL_BYTES:
+        status = tk_write_at(fd, p, n, position)
+    else:
+        with nogil:
+            status = tk_write_at(fd, p, n, position)
+    check(status, f"descriptor {fd}")
 
 
 def flush(int fd):
@@ -124,22 +141,38 @@ def filesystem(int fd):
 
 
 def truncate(int fd, int64_t size):
-    check(tk_truncate(fd, size), f"descriptor {fd}")
+    cdef int status
+    with nogil:
+        status = tk_truncate(fd, size)
+    check(status, f"descriptor {fd}")
 
 
 def rename(source, target):
     cdef bytes old = os.fsencode(source), new = os.fsencode(target)
-    check(tk_rename(old, new), source)
+    cdef const char* p = old
+    cdef const char* q = new
+    cdef int status
+    with nogil:
+        status = tk_rename(p, q)
+    check(status, source)
 
 
 def unlink(path):
     cdef bytes name = os.fsencode(path)
-    check(tk_unlink(name), path)
+    cdef const char* p = name
+    cdef int status
+    with nogil:
+        status = tk_unlink(p)
+    check(status, path)
 
 
 def mkdir(path, int mode=0o750):
     cdef bytes name = os.fsencode(path)
-    check(tk_mkdir(name, mode), path)
+    cdef const char* p = name
+    cdef int status
+    with nogil:
+        status = tk_mkdir(p, mode)
+    check(status, path)
 
 
 def plan_faults(str plan):

@@ -269,7 +269,11 @@ cdef class SegmentFile:
         cdef int flags = (O_RDWR if writable or create else O_RDONLY) | (O_CREAT | O_EXCL if create else 0)
         self.fd = -1
         self.path = path
-        self.fd = os_open(name, flags, 0o640)
+        cdef const char* p = name
+        cdef int fd
+        with nogil:
+            fd = os_open(p, flags, 0o640)
+        self.fd = fd
         if self.fd < 0:
             fail(self.fd, path)
 

@@ -73,7 +73,7 @@ class ProducerStamp:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Appended:
     """Where a batch went. Offsets are -1 when nobody knows them (acks 0)."""
 

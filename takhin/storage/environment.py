@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,14 +81,18 @@ class Environment:
     save_log_start: Callable[[str, int, int], None] = lambda topic_id, partition, offset: None
     counters: Counters = field(default_factory=Counters)
 
-    def note_flushed(self, topic_id: str, partition: int, flushed_offset: int) -> None:
-        """Leave the hint for recovery, after a flush. Without it recovery trusts less, so a disk that
-        has no room for it is no reason to stop. Raises ``OSError``."""
+    def note_flushed(self, flushed: Sequence[tuple[str, int, int]]) -> bool:
+        """Leave the hints for recovery, after a flush: (topic id, partition, flushed offset) of each partition. Without
+        them recovery trusts less, so a disk that has no room for them is no reason to stop. False when the disk
+        has failed in another way: then nobody may be told."""
         try:
-            self.hints.write(topic_id, partition, flushed_offset)
+            if flushed:
+                self.hints.write(flushed)
         except OSError as problem:
             if problem.errno not in NO_ROOM:
-                raise
+                self.fault.report(problem, "flushed-offsets")
+                return False
+        return True
 
     def write_failed(self, problem: OSError, path: str) -> TakhinError:
         """The error for a write or an open that failed; takes the filesystem offline when it must."""

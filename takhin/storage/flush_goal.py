@@ -11,7 +11,7 @@ from . import fs
 from .segment import Segment
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FlushGoal:
     """A state of a partition's log. What it holds is on stable storage once all of it was flushed by calls
     that began after it was noted."""

@@ -57,8 +57,11 @@ class Flushable(Protocol):
         """What a flush that begins now has to cover, for who then calls ``goal_reached``; None when that is
         nothing, or nothing may be flushed any more."""
 
+    def hint(self, goal: FlushGoal) -> list[tuple[str, int, int]]:
+        """What is to be noted for recovery once all of it is on stable storage: (topic id, partition, offset)."""
+
     def goal_reached(self, goal: FlushGoal) -> None:
-        """All of it is on stable storage: mark it, tell those who wait."""
+        """All of it is on stable storage, and noted: mark it, tell those who wait."""
 
 
 class Group(Protocol):

@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .._os import close_file, filesystem, flush, open_file, syncfs
@@ -41,8 +41,16 @@ LONG_PAUSE_S = 10.0
 
 
 class GroupFlush:
-    def __init__(self, directory: Path, counters: Counters, fault: DiskFault) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        counters: Counters,
+        fault: DiskFault,
+        note_flushed: Callable[[Sequence[tuple[str, int, int]]], bool],
+    ) -> None:
+        """``note_flushed`` is the environment's."""
         self._directory = directory
+        self._note_flushed = note_flushed
         self._counters = counters
         self._fault = fault
         self._fd = -1
@@ -98,6 +106,8 @@ class GroupFlush:
         seconds = time.perf_counter() - started
         self._counters.flushes += 1
         self._counters.flush_seconds += seconds
+        if not self._note_flushed([note for partition, goal in goals for note in partition.hint(goal)]):
+            return
         for partition, goal in goals:
             partition.goal_reached(goal)
         self._others.ended(seconds)

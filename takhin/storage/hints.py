@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from .._fastlog import crc32c
@@ -22,6 +23,8 @@ from .._os import close_file, open_file, write_at
 _SLOT = struct.Struct(">16sIq")
 _CRC = struct.Struct(">I")
 SLOT_BYTES = 32
+#: Slots between two others up to which all of them are written at once, with the bytes that are there.
+NEAR_SLOTS = 128
 
 
 class FlushedHints:
@@ -34,12 +37,15 @@ class FlushedHints:
         self._slots: dict[tuple[str, int], int] = {}
         self._free: list[int] = []
         self._count = 0
+        #: What the file holds.
+        self._image = bytearray()
 
     def open(self) -> dict[tuple[str, int], int]:
         """Flushed offsets by (topic id, partition), as far as they can be believed. Raises ``OSError``."""
         self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT)
         size = os.fstat(self._fd).st_size
         data = os.pread(self._fd, size, 0)
+        self._image = bytearray(data[: size // SLOT_BYTES * SLOT_BYTES])
         found: dict[tuple[str, int], int] = {}
         self._count = size // SLOT_BYTES
         for slot in range(self._count):
@@ -60,32 +66,55 @@ class FlushedHints:
                 close_file(self._fd)
                 self._fd = -1
 
-    def write(self, topic_id: str, partition: int, flushed_offset: int) -> None:
-        """Raises ``OSError``."""
+    def write(self, flushed: Iterable[tuple[str, int, int]]) -> None:
+        """(topic id, partition, flushed offset) of each. Raises ``OSError``; those that are written then are right."""
+        # Held across the writes: of two that overlap, the later has to be the last.
+        with self._lock:
+            for first, behind in _spans(sorted([self._note(*entry) for entry in flushed])):
+                begin, end = first * SLOT_BYTES, behind * SLOT_BYTES
+                write_at(self._fd, bytes(self._image[begin:end]), begin)
+
+    def _note(self, topic_id: str, partition: int, flushed_offset: int) -> int:
+        """In the image; gives the slot."""
         body = _SLOT.pack(bytes.fromhex(topic_id), partition, flushed_offset)
         slot = self._slots.get((topic_id, partition))
         if slot is None:
             slot = self._assign(topic_id, partition)
-        write_at(self._fd, body + _CRC.pack(crc32c(body)), slot * SLOT_BYTES)
+        at = slot * SLOT_BYTES
+        self._image[at : at + _SLOT.size + _CRC.size] = body + _CRC.pack(crc32c(body))
+        return slot
 
     def _assign(self, topic_id: str, partition: int) -> int:
-        with self._lock:
-            if self._free:
-                slot = self._free.pop()
-            else:
-                slot = self._count
-                # Room for many at once, so that later writes need no space on a full disk.
-                grown = max(64, self._count // 4)
-                os.posix_fallocate(self._fd, self._count * SLOT_BYTES, grown * SLOT_BYTES)
-                self._free.extend(range(self._count + grown - 1, self._count, -1))
-                self._count += grown
-            self._slots[(topic_id, partition)] = slot
-            return slot
+        if self._free:
+            slot = self._free.pop()
+        else:
+            slot = self._count
+            # Room for many at once, so that later writes need no space on a full disk.
+            grown = max(64, self._count // 4)
+            os.posix_fallocate(self._fd, self._count * SLOT_BYTES, grown * SLOT_BYTES)
+            self._free.extend(range(self._count + grown - 1, self._count, -1))
+            self._count += grown
+            self._image.extend(bytes(self._count * SLOT_BYTES - len(self._image)))
+        self._slots[(topic_id, partition)] = slot
+        return slot
 
     def forget(self, topic_id: str, partition: int) -> None:
         """The partition is gone; its slot may serve another. Raises ``OSError``."""
         with self._lock:
             slot = self._slots.pop((topic_id, partition), None)
             if slot is not None and self._fd >= 0:
-                write_at(self._fd, bytes(SLOT_BYTES), slot * SLOT_BYTES)
+                at = slot * SLOT_BYTES
+                self._image[at : at + SLOT_BYTES] = bytes(SLOT_BYTES)
+                write_at(self._fd, bytes(SLOT_BYTES), at)
                 self._free.append(slot)
+
+
+def _spans(slots: list[int]) -> Iterable[tuple[int, int]]:
+    """Slots in order as (first, behind the last) of each run of those that are near."""
+    first = last = slots[0]
+    for slot in slots[1:]:
+        if slot - last > NEAR_SLOTS:
+            yield first, last + 1
+            first = slot
+        last = slot
+    yield first, last + 1

@@ -65,7 +65,11 @@ class LogManager:
         self._lock_file = DataDirLock(data_dir)
         commit = config.flush == "commit"
         fault, counters = DiskFault(), Counters()
-        self._group = GroupFlush(data_dir, counters, fault)
+
+        def note_flushed(flushed: Sequence[tuple[str, int, int]]) -> bool:
+            return self.environment.note_flushed(flushed)
+
+        self._group = GroupFlush(data_dir, counters, fault, note_flushed)
         linger_ms = config.flush_linger_ms if commit else config.flush_interval_ms
         self.environment = Environment(
             clock=clock,
@@ -230,7 +234,7 @@ class LogManager:
         that was brought here and begins later does so by our word too, not only by its files."""
         try:
             if recovered.log_end_offset > max(hint, 0):
-                self.environment.hints.write(spec.topic_id, spec.partition, recovered.log_end_offset)
+                self.environment.hints.write([(spec.topic_id, spec.partition, recovered.log_end_offset)])
             if recovered.log_start_offset > spec.log_start_offset:
                 self.environment.save_log_start(spec.topic_id, spec.partition, recovered.log_start_offset)
         except (OSError, TakhinError) as problem:

@@ -273,7 +273,8 @@ class Partition:
             return
         environment.counters.flushes += 1
         environment.counters.flush_seconds += time.perf_counter() - started
-        self.goal_reached(goal)
+        if environment.note_flushed(self.hint(goal)):
+            self.goal_reached(goal)
 
     def flush_goal(self) -> FlushGoal | None:
         """What a flush that begins now has to cover; the caller is the one who flushes. None when that is
@@ -288,14 +289,12 @@ class Partition:
         clean = goal.next_offset == self.flushed_offset and not goal.rolled and not goal.new_names
         return None if clean else goal
 
+    def hint(self, goal: FlushGoal) -> list[tuple[str, int, int]]:
+        """What is to be noted once all of it is on stable storage."""
+        return [] if self.deleted else [(self.topic_id, self.partition, goal.next_offset)]
+
     def goal_reached(self, goal: FlushGoal) -> None:
-        """All of it is on stable storage: leave the hint, then tell those who wait."""
-        try:
-            if not self.deleted:
-                self.environment.note_flushed(self.topic_id, self.partition, goal.next_offset)
-        except OSError as problem:
-            self.environment.fault.report(problem, "flushed-offsets")
-            return
+        """All of it is on stable storage, and noted: tell those who wait."""
         self._flushed(goal)
         for segment in goal.rolled:
             self._seal(segment)

@@ -183,7 +183,7 @@ def hint_before_the_flush() -> None:
     """The flushed offset is noted before the flush that it speaks of."""
 
     def flush(self: Any) -> None:
-        self.environment.hints.write(self.topic_id, self.partition, self.log_end_offset)
+        self.environment.hints.write([(self.topic_id, self.partition, self.log_end_offset)])
         original(self)
 
     original = replace(partition.Partition, "flush", flush)

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,8 +141,8 @@ def test_hints_come_back(tmp_path: Path) -> None:
     assert hints.open() == {}
     expected = {}
     for n in range(200):
-        hints.write(topic(n), n % 5, n * 1000)
-        hints.write(topic(n), n % 5, n * 1000 + 1)
+        hints.write([(topic(n), n % 5, n * 1000)])
+        hints.write([(topic(n), n % 5, n * 1000 + 1)])
         expected[(topic(n), n % 5)] = n * 1000 + 1
     hints.close()
     again = FlushedHints(tmp_path / "h")
@@ -150,7 +151,7 @@ def test_hints_come_back(tmp_path: Path) -> None:
         again.forget(topic(n), n % 5)
     size = (tmp_path / "h").stat().st_size
     for n in range(1000, 1100):
-        again.write(topic(n), 0, n)
+        again.write([(topic(n), 0, n)])
     assert (tmp_path / "h").stat().st_size == size, "slots are used again"
     again.close()
     last = FlushedHints(tmp_path / "h")
@@ -161,11 +162,48 @@ def test_hints_come_back(tmp_path: Path) -> None:
     last.close()
 
 
+def test_many_are_written_at_once_in_runs_of_those_that_are_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hints = FlushedHints(tmp_path / "h")
+    hints.open()
+    hints.write([(topic(n), 0, n) for n in range(1000)])
+    written: list[tuple[int, int]] = []
+
+    def write_at(fd: int, data: bytes, position: int) -> None:
+        written.append((position // SLOT_BYTES, len(data) // SLOT_BYTES))
+        os.pwrite(fd, data, position)
+
+    monkeypatch.setattr("takhin.storage.hints.write_at", write_at)
+    hints.write([(topic(n), 0, 5000 + n) for n in (700, 3, 130, 600, 2, 701)])
+    assert written == [(2, 129), (600, 102)]
+    hints.close()
+    expected = {(topic(n), 0): n + (5000 if n in (700, 3, 130, 600, 2, 701) else 0) for n in range(1000)}
+    assert FlushedHints(tmp_path / "h").open() == expected
+
+
+def test_writers_at_once_leave_the_newest_of_each(tmp_path: Path) -> None:
+    hints = FlushedHints(tmp_path / "h")
+    hints.open()
+
+    def write(first: int) -> None:
+        for n in range(300):
+            hints.write([(topic(slot), 0, n) for slot in range(first, 64, 4)])
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hints.close()
+    assert FlushedHints(tmp_path / "h").open() == {(topic(slot), 0): 299 for slot in range(64)}
+
+
 def test_a_damaged_slot_counts_as_missing_and_is_used_again(tmp_path: Path) -> None:
     hints = FlushedHints(tmp_path / "h")
     hints.open()
     for n in range(4):
-        hints.write(topic(n), 0, n)
+        hints.write([(topic(n), 0, n)])
     hints.close()
     for at in range(SLOT_BYTES, 2 * SLOT_BYTES):
         flip(tmp_path / "h", at)
@@ -178,13 +216,13 @@ def test_a_damaged_slot_counts_as_missing_and_is_used_again(tmp_path: Path) -> N
     again = FlushedHints(tmp_path / "h")
     again.open()
     for n in range(4, size // SLOT_BYTES + 1):
-        again.write(topic(n), 0, n)
+        again.write([(topic(n), 0, n)])
     again.close()
     assert (tmp_path / "h").stat().st_size == size, "used again"
     os.truncate(tmp_path / "h", 2 * SLOT_BYTES + 5)
     again = FlushedHints(tmp_path / "h")
     (first, second) = again.open().items()
-    again.write(topic(999), 0, 9)
+    again.write([(topic(999), 0, 9)])
     again.close()
     again = FlushedHints(tmp_path / "h")
     assert again.open() == dict([first, second, ((topic(999), 0), 9)])
