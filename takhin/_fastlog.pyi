@@ -33,11 +33,11 @@ class BatchInfo(NamedTuple):
     base_sequence: int
     record_count: int
 
-def crc32c(data: bytes | bytearray | memoryview, crc: int = 0, table: bool = False) -> int:
-    """CRC-32C (RFC 3720) of ``data``, going on from ``crc``. ``table`` forces the fallback."""
+def crc32c(data: bytes | bytearray | memoryview, crc: int = 0, backend: str | None = None) -> int:
+    """CRC-32C (RFC 3720) of ``data``, going on from ``crc``; by the best backend, or by the one named."""
 
-def crc32c_backend() -> str:
-    """``sse4.2`` or ``table``."""
+def crc32c_backends() -> tuple[str, ...]:
+    """Those that this processor has of ``table``, ``sse4.2`` and ``vpclmulqdq``; the best is the last."""
 
 def murmur2(key: bytes) -> int:
     """Kafka's partitioner hash, unsigned; the partition is ``(hash & 0x7fffffff) % partitions``."""

@@ -26,9 +26,9 @@ from collections import namedtuple
 from .errors import DataLoss, InvalidArgument, InvalidTimestamp, RecordTooLarge
 
 cdef extern from "_crc32c.h":
-    int tk_crc_hardware
+    int tk_crc_best
     void tk_crc32c_setup()
-    uint32_t tk_crc32c(uint32_t crc, const void* data, size_t n, int hardware) nogil
+    uint32_t tk_crc32c(uint32_t crc, const void* data, size_t n, int way) nogil
 
 cdef extern from "_murmur2.h":
     uint32_t tk_murmur2(const uint8_t* key, size_t n) nogil
@@ -48,17 +48,21 @@ cdef enum:
     RELEASE_GIL_BYTES = 32768
 
 
-def crc32c(data, uint32_t crc=0, bint table=False):
+cdef tuple BACKENDS = ("table", "sse4.2", "vpclmulqdq")
+
+
+def crc32c(data, uint32_t crc=0, str backend=None):
     cdef Py_buffer view
+    cdef int way = tk_crc_best if backend is None else crc32c_backends().index(backend)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        return tk_crc32c(crc, view.buf, <size_t>view.len, tk_crc_hardware and not table)
+        return tk_crc32c(crc, view.buf, <size_t>view.len, way)
     finally:
         PyBuffer_Release(&view)
 
 
-def crc32c_backend():
-    return "sse4.2" if tk_crc_hardware else "table"
+def crc32c_backends():
+    return BACKENDS[:tk_crc_best + 1]
 
 
 def murmur2(const uint8_t[::1] key not None):
@@ -287,7 +291,7 @@ cdef void close_batch(uint8_t* head, int64_t size, int codec) noexcept nogil:
     write_be32(head + AT_LENGTH, <int32_t>(size - AFTER_LENGTH))
     write_be16(head + AT_ATTRIBUTES, (read_be16(head + AT_ATTRIBUTES) & ~COMPRESSION_MASK) | codec)
     write_be32(head + AT_CRC, <int32_t>tk_crc32c(
-        0, head + AT_ATTRIBUTES, <size_t>(size - AT_ATTRIBUTES), tk_crc_hardware))
+        0, head + AT_ATTRIBUTES, <size_t>(size - AT_ATTRIBUTES), tk_crc_best))
 
 
 def batch_with_records(bytes batch not None, bytes records not None):
@@ -312,7 +316,7 @@ cdef int check_batch(const uint8_t* p, int64_t available, int64_t limit, BatchHe
         return BATCH_TORN
     if head.size > available:
         return BATCH_CUT
-    if tk_crc32c(0, p + AT_ATTRIBUTES, <size_t>(head.size - AT_ATTRIBUTES), tk_crc_hardware) != head.crc:
+    if tk_crc32c(0, p + AT_ATTRIBUTES, <size_t>(head.size - AT_ATTRIBUTES), tk_crc_best) != head.crc:
         return BATCH_BAD_CRC
     if head.last_offset < head.base_offset or head.record_count < 0:
         return BATCH_BAD_LENGTH

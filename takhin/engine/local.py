@@ -11,7 +11,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry
 
 from .. import errors
-from .._fastlog import RecordSpans, crc32c_backend
+from .._fastlog import RecordSpans, crc32c_backends
 from ..clock import Clock
 from ..config import LimitsConfig, LogConfig, TopicConfigs, TopicDefaults, describe_topic_configs, topic_configs
 from ..groups import Groups
@@ -177,7 +177,7 @@ class LocalEngine(LocalReload):
                 "max_groups": self._limits.max_groups,
                 "max_topic_name_characters": MAX_NAME_CHARACTERS,
             },
-            ("idempotent-produce", f"crc32c-{crc32c_backend()}", f"flush-{self._log.flush}"),
+            ("idempotent-produce", f"crc32c-{crc32c_backends()[-1]}", f"flush-{self._log.flush}"),
         )
 
     def _check_running(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 
 import pytest
 
-from takhin import _fastlog
-from takhin._fastlog import Batches, RecordSpans, batch_info, crc32c, murmur2
+from takhin._fastlog import Batches, RecordSpans, batch_info, crc32c, crc32c_backends, murmur2
 from takhin.errors import DataLoss, InvalidArgument, InvalidTimestamp, RecordTooLarge
 from tests.reference import record_batch as reference
 
@@ -26,7 +26,7 @@ def values(batches: Batches) -> list[tuple[int, bytes | None]]:
 # -- sums and hashes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", [False, True], ids=["hardware", "table"])
+@pytest.mark.parametrize("backend", crc32c_backends())
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -38,28 +38,33 @@ def values(batches: Batches) -> list[tuple[int, bytes | None]]:
         (bytes(reversed(range(32))), 0x113FDB5C),
     ],
 )
-def test_crc32c_gives_the_published_sums(data: bytes, expected: int, table: bool) -> None:
-    assert crc32c(data, table=table) == expected
+def test_crc32c_gives_the_published_sums(data: bytes, expected: int, backend: str) -> None:
+    assert crc32c(data, backend=backend) == expected
     assert reference.crc32c(data) == expected
 
 
-def test_crc32c_in_hardware_by_table_and_in_python_agree_on_every_size() -> None:
-    data = random.Random(1).randbytes(601)
+def test_crc32c_by_every_backend_and_in_python_agree_on_every_size() -> None:
+    data = random.Random(1).randbytes(1601)
     running = 0
-    for size in range(601):
-        assert crc32c(data[:size]) == crc32c(data[:size], table=True) == running
+    for size in range(1601):
+        assert [crc32c(data[:size], backend=backend) for backend in crc32c_backends()] == expected(running)
         running = reference.crc32c(data[size : size + 1], running)
 
 
-@pytest.mark.parametrize("size", [767, 768, 769, 4096, 12287, 12288, 12289, 12288 + 768 + 9, 100_003])
+@pytest.mark.parametrize("size", [767, 768, 769, 1279, 1280, 1281, 4096, 12287, 12288, 12289, 12288 + 768 + 9, 100_003])
 def test_crc32c_agrees_on_large_blocks_and_may_be_split_anywhere(size: int) -> None:
     chance = random.Random(size)
     data = chance.randbytes(size)
     whole = reference.crc32c(data)
-    assert crc32c(data) == crc32c(data, table=True) == whole
+    assert crc32c(data) == whole
+    assert [crc32c(data, backend=backend) for backend in crc32c_backends()] == expected(whole)
     for split in (0, 1, 7, size // 3, size - 1, size, *(chance.randrange(size) for _ in range(20))):
-        for first, second in ((False, False), (False, True), (True, False)):
-            assert crc32c(data[split:], crc32c(data[:split], table=first), table=second) == whole
+        for first, second in itertools.product(crc32c_backends(), repeat=2):
+            assert crc32c(data[split:], crc32c(data[:split], backend=first), backend=second) == whole
+
+
+def expected(crc: int) -> list[int]:
+    return [crc] * len(crc32c_backends())
 
 
 def test_crc32c_takes_any_buffer_at_any_alignment() -> None:
@@ -68,8 +73,10 @@ def test_crc32c_takes_any_buffer_at_any_alignment() -> None:
         assert crc32c(memoryview(data)[shift:]) == crc32c(bytearray(data[shift:])) == reference.crc32c(data[shift:])
 
 
-def test_the_backend_is_named() -> None:
-    assert _fastlog.crc32c_backend() in ("sse4.2", "table")
+def test_a_backend_that_is_not_there_is_refused() -> None:
+    assert crc32c_backends()[0] == "table"
+    with pytest.raises(ValueError, match="not in tuple"):
+        crc32c(b"", backend="guesswork")
 
 
 @pytest.mark.parametrize(
