@@ -124,10 +124,20 @@ class GrpcConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = True
     data_threads: Annotated[
-        int, Meta(ge=1, le=10_000, description="Threads for produce, and for consume while it reads.")
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Threads for produce and for the beginning of consume; also, produce streams at once.",
+        ),
     ] = 256
     admin_threads: Annotated[int, Meta(ge=1, le=1000, description="Threads for all other methods.")] = 16
-    sender_threads: Annotated[int, Meta(ge=1, le=1000, description="Threads that write to consumers.")] = 8
+    sender_threads: Annotated[
+        int,
+        Meta(
+            ge=1, le=1000, description="Threads that answer when the disk has flushed, and read what is not in memory."
+        ),
+    ] = 8
     stream_buffer_bytes: Annotated[
         int,
         Meta(
