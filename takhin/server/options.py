@@ -20,6 +20,10 @@ _NO_COMPRESSION = 1
 #: ending it. Beyond, gRPC ends the call without either.
 OVERSIZE_ANSWERED = 1 << 20
 
+#: Bytes that a client may send on one stream before the server reads them. By default gRPC guesses, which on a quick
+#: line comes to megabytes: they are read at one go, in which nobody else is served, and leave the caches cold.
+WINDOW_BYTES = 512 * 1024
+
 #: Bytes. The C library maps larger buffers anew each time, and every page of them costs a fault: with its default,
 #: which follows the largest buffer so far, encoding a response took up to four times as long.
 KEPT_BUFFER_BYTES = 4 << 20
@@ -56,6 +60,8 @@ def server_options(config: GrpcConfig) -> list[Option]:
         ("grpc.server_max_unrequested_time_in_server", _PENDING_SECONDS),
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
         ("grpc.default_compression_algorithm", int(grpc.Compression.NoCompression)),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.enable_channelz", 0),
     ]
 

@@ -309,8 +309,10 @@ def stuck_after_a_restart() -> None:
 def ignore_a_checksum_on_read() -> None:
     """A batch whose length fits is given to the reader."""
 
-    def read(below: Any, self: Any, position: int, limit: int, expected: int, next_offset: int, *more: Any) -> Any:
-        found = below.read(self, position, limit, expected, next_offset, *more)
+    def read(
+        below: Any, self: Any, position: int, limit: int, expected: int, next_offset: int, *more: Any, **options: Any
+    ) -> Any:
+        found = below.read(self, position, limit, expected, next_offset, *more, **options)
         batches, status, at, _ = found
         head = self.head(at, limit)
         if batches is not None or status >= 0 or head is None or head.magic != 2 or head.size > limit - at:
