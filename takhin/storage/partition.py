@@ -317,9 +317,6 @@ class Partition:
         try:
             if segment in self.segments:
                 segment.write_seal(segment.index(), segment.next_offset)
-            if segment not in self.segments:  # dropped meanwhile, perhaps before these files were made
-                for suffix in (fs.INDEX_SUFFIX, fs.TIME_INDEX_SUFFIX, fs.SEAL_SUFFIX):
-                    fs.remove_if_there(segment.path(suffix))
         except OSError as problem:  # all of it can be had again from the log
             fields = {"segment": segment.path(fs.LOG_SUFFIX), "error": os.strerror(problem.errno or 0)}
             log.warning("segment not sealed", extra={"fields": fields})

@@ -269,6 +269,10 @@ class Segment:
                 "index not written",
                 extra={"fields": {"segment": self.path(fs.LOG_SUFFIX), "error": os.strerror(problem.errno or 0)}},
             )
+        # Whoever drops a segment removes its log first: what was made after that is removed here.
+        if not os.path.exists(self.path(fs.LOG_SUFFIX)):
+            for suffix in (fs.INDEX_SUFFIX, fs.TIME_INDEX_SUFFIX, fs.SEAL_SUFFIX):
+                fs.remove_if_there(self.path(suffix))
 
     def _read_seal(self) -> IndexSummary | None:
         data = self._read_small(fs.SEAL_SUFFIX, _SEAL.size + _CRC.size + 1)
