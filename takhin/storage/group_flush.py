@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 #: Write errors since 5.8; those of the filesystem itself (its journal) since 5.17.
 KERNEL = (5, 17)
-#: By magic number: ext2 to 4, XFS, tmpfs. Stacked ones do not pass on the errors of those below.
-FILESYSTEMS = (0xEF53, 0x58465342, 0x01021994)
+EXT4 = 0xEF53
+#: By magic number: ext4 (with a journal), XFS, tmpfs. Stacked ones do not pass on the errors of those below.
+FILESYSTEMS = (EXT4, 0x58465342, 0x01021994)
 
 #: A group that took longer than this, seconds, was no gain, whatever the reason: none for a while.
 SLOW_S = 0.1
@@ -62,7 +63,8 @@ class GroupFlush:
         if kernel_release() < KERNEL:
             return
         self._fd = open_file(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        if filesystem(self._fd) not in FILESYSTEMS:
+        kind = filesystem(self._fd)
+        if kind not in FILESYSTEMS or (kind == EXT4 and not has_journal(os.stat(self._directory).st_dev)):
             self.close()
             return
         try:
@@ -117,6 +119,16 @@ class GroupFlush:
                 "flushing many partitions at once was slow: one by one for a while",
                 extra={"fields": {"partitions": len(goals), "seconds": round(seconds, 3)}},
             )
+
+
+def has_journal(device: int) -> bool:
+    """Whether an ext4 on the device has one, on that device. Without, nobody is told of inodes and extents that could
+    not be written, but by a flush of their own file."""
+    name = os.path.basename(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
+    try:
+        return any(entry.rpartition("-")[0] == name for entry in os.listdir("/proc/fs/jbd2"))
+    except OSError:
+        return False
 
 
 def kernel_release() -> tuple[int, int]:

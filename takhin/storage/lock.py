@@ -30,8 +30,8 @@ class DataDirLock:
                 f"data directory {self._path.parent} is in use by another process (pid {owner})",
                 data_dir=self._path.parent,
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        # In place, so that a full disk has room for it; shorter than the last one, it ends with spaces.
+        os.pwrite(fd, b"%-20d\n" % os.getpid(), 0)
         self._fd = fd
 
     def release(self) -> None:

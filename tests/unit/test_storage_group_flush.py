@@ -93,6 +93,29 @@ def test_many_that_wait_are_flushed_with_one_call(make: Make, calls: Calls) -> N
     assert counters.flushes == 2
 
 
+@pytest.mark.parametrize("journal", [True, False])
+def test_ext4_is_believed_with_a_journal_only(
+    make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch, journal: bool
+) -> None:
+    monkeypatch.setattr(group_flush, "filesystem", lambda fd: group_flush.EXT4)
+    monkeypatch.setattr(group_flush, "has_journal", lambda device: journal)
+    store = make(partitions=MANY, log=ONE_THREAD).open()
+    told: list[Any] = []
+    send_to_all(store, told)
+    wait_until(lambda: len(told) == MANY - 1)
+    assert (calls.count > 0) == journal
+
+
+def test_a_journal_is_known_by_the_name_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "realpath", lambda path: f"/devices/block/dm-1 of {path}".split(" of ")[0])
+    listed: list[str] = []
+    monkeypatch.setattr(os, "listdir", lambda path: listed)
+    assert not group_flush.has_journal(0x801)
+    for name, known in (("dm-10-8", False), ("dm-1-8", True)):
+        listed.append(name)
+        assert group_flush.has_journal(0x801) == known
+
+
 def test_few_are_flushed_each_for_itself(make: Make, calls: Calls) -> None:
     store = make(partitions=MANY, log=ONE_THREAD).open()
     told: list[Any] = []
