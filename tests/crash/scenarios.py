@@ -12,7 +12,7 @@ from pathlib import Path
 
 from takhin import _os
 from takhin.engine.base import ProducerStamp
-from takhin.storage import flusher, others_writes
+from takhin.storage import flusher, group_flush, others_writes
 
 from .stage import TOPIC, Stage
 
@@ -111,6 +111,7 @@ def power_cut_with_unflushed_records(stage: Stage) -> None:
 def power_cut_while_many_are_flushed_at_once(stage: Stage) -> None:
     """While one is being flushed, others ask: they are flushed together, and the power goes."""
     others_writes.FREE_BYTES = 1 << 60  # whatever else this machine writes
+    group_flush.has_journal = lambda device: True  # and whatever it writes it to: the disk is simulated
     many = range(flusher.FEWEST + 4)
     begin(stage, partitions=len(many))
     stage.disk.delay = 2 * SLOW
