@@ -29,6 +29,8 @@ class ChunkReader(base.Reader):
         self.next_offset = 0
         self.reads: list[int] = []
         self.failures: dict[int, Exception] = {}
+        #: Offsets for which there is a wait.
+        self.not_cached: set[int] = set()
         self.parked = False
         self.batches: list[tuple[int, int, bytes]] = []
         self.end = 0
@@ -39,6 +41,8 @@ class ChunkReader(base.Reader):
 
     def read(self, max_bytes: int, cached_only: bool = False) -> Batches | None:
         self.reads.append(self.next_offset)
+        if cached_only and self.next_offset in self.not_cached:
+            raise BlockingIOError
         if self.next_offset in self.failures:
             raise self.failures[self.next_offset]
         for first, end, data in self.batches:
@@ -220,3 +224,17 @@ def test_a_read_that_gives_nothing_to_go_on_with_is_an_internal_error() -> None:
     with pytest.raises(errors.Internal):
         peer.run()
     assert peer.messages == [list(range(7))]
+
+
+def test_a_step_that_may_not_wait_leaves_what_is_not_in_memory_to_one_that_may() -> None:
+    reader = ChunkReader([2, 2, 2], 100)
+    reader.not_cached = {2}
+    peer = Peer(reader, offset=0, max_bytes=1 << 20)
+    peer.stream.may_wait = False
+    # What is in memory goes out, then it is a matter for another thread.
+    assert peer.stream.step() is Next.AGAIN
+    peer.take()
+    assert peer.offsets == [0, 1]
+    peer.stream.may_wait = True
+    peer.run()
+    assert peer.offsets == list(range(6))

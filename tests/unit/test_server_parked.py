@@ -218,3 +218,37 @@ def test_a_set_of_streams_is_bounded_and_ends_all(senders: Senders) -> None:
     assert second.released == 0
     with pytest.raises(errors.Unavailable):
         streams.add(second)
+
+
+def test_a_stream_whose_peer_has_to_read_first_parks_and_goes_on_when_it_has(senders: Senders) -> None:
+    stream = Stream(senders)
+    stream.peer.held_up = True
+    stream.inbox.append(b"a")
+    stream.wake()
+    wait_until(lambda: stream.peer.resume is not None)
+    time.sleep(0.02)
+    assert stream.sent == []
+    waits: list[bool] = []
+    step = stream.step
+    stream.step = lambda: (waits.append(stream.may_wait), step())[1]  # type: ignore[method-assign]
+    for here in (True, False):
+        resume = stream.peer.resume
+        assert resume is not None
+        stream.peer.held_up = False
+        stream.inbox.append(b"b")
+        before = len(waits)
+        resume(here)
+        if here:
+            assert len(waits) > before, "by this thread, at once"
+            assert not waits[before], "and without waiting"
+        wait_until(lambda: not stream.inbox)
+    assert stream.sent == [b"a", b"b", b"b"]
+    assert waits[-1], "the senders may wait"
+
+
+def test_a_stream_that_is_to_end_does_not_wait_for_its_peer(senders: Senders) -> None:
+    stream = Stream(senders)
+    stream.peer.held_up = True
+    stream.end(errors.Unavailable("the server is stopping"))
+    wait_until(lambda: stream.sent == [None])
+    assert stream.fake.code is grpc.StatusCode.UNAVAILABLE
