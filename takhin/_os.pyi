@@ -5,6 +5,8 @@ In the debug build (``TAKHIN_BUILD=debug``) they can be made to fail on purpose.
 
 import os
 
+from ._segment import SegmentFile
+
 #: Whether this is a debug build.
 DEBUG: bool
 #: Names of the calls, for ``plan_faults``.
@@ -21,6 +23,10 @@ def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
 
 def flush(fd: int) -> None:
     """fdatasync, with the GIL released. A failure must never be tried again."""
+
+def flush_files(files: list[SegmentFile]) -> None:
+    """``SegmentFile.flush`` of each, the GIL released once for all. Raises ``OSError`` for the first that fails; those
+    behind it are not flushed then."""
 
 def sync_dir(path: StrPath) -> None:
     """Put the entries of a directory on stable storage."""

@@ -1,6 +1,7 @@
 # The system calls of the log. The interface is in _os.pyi, the calls are in _io.h.
 
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
 from posix.unistd cimport close as posix_close
 
 import errno as _errno
@@ -13,6 +14,7 @@ cdef extern from "_io.h":
     int tk_write_at(int fd, const void* data, int64_t n, int64_t position) nogil
     int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
     int64_t tk_read_cached(int fd, void* data, int64_t n, int64_t position) nogil
+    void tk_begin_flush(int fd) nogil
     int tk_flush(int fd) nogil
     int tk_sync_dir(const char* path) nogil
     int tk_syncfs(int fd) nogil
@@ -116,6 +118,28 @@ def flush(int fd):
     with nogil:
         status = tk_flush(fd)
     check(status, f"descriptor {fd}")
+
+
+def flush_files(list files not None):
+    cdef Py_ssize_t i, n = len(files)
+    cdef int status = 0
+    cdef int* fds = <int*>malloc(<size_t>(n + 1) * sizeof(int))
+    if fds == NULL:
+        raise MemoryError
+    try:
+        for i in range(n):
+            fds[i] = files[i].fd
+        with nogil:
+            for i in range(n):
+                tk_begin_flush(fds[i])
+            for i in range(n):
+                status = tk_flush(fds[i])
+                if status < 0:
+                    break
+    finally:
+        free(fds)
+    if status < 0:
+        check(status, files[i].path)
 
 
 def sync_dir(path):

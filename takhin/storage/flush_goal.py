@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .._os import sync_dir
+from .._segment import SegmentFile
 from . import fs
 from .segment import Segment
 
@@ -27,6 +28,11 @@ class FlushGoal:
     rolled: list[Segment]
     #: Files were made in the directory since.
     new_names: bool
+
+    @property
+    def only_file(self) -> SegmentFile | None:
+        """The one file that is to be flushed, if it is one and open."""
+        return None if self.rolled or self.new_names else self.active.open_file
 
     def steps(self, still_there: Callable[[Segment], bool]) -> Iterator[tuple[str, Callable[[], None]]]:
         """(path, call) for each flush that it takes, in order; each call may raise ``OSError``."""

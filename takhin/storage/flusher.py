@@ -4,10 +4,11 @@ A partition asks once; the flush that follows serves everything appended until i
 runs, later appends gather for the next one. So under load the number of flushes follows the disk,
 not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each, so that
 one with little to write does not wait for one with much. Where many are due, one call makes all of them durable
-(``group_flush``), and those that come meanwhile gather for the next.
+(``group_flush``), or, where that cannot be, one call flushes several with little to write (``file_flush``); those that
+come meanwhile gather for the next.
 
-Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed within
-``linger_ms`` instead of at once.
+Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed after
+``linger_ms`` instead of at once, or later (``lingering``).
 
 Locking: ``_changed`` guards the queues. It is taken with a partition's lock held, never the other way round.
 """
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .flush_goal import FlushGoal
+from .lingering import Lingering
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,13 @@ IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY = range(6)
 #: must be due right after a group, where the next ones are likely to come.
 FEWEST = 8
 FEWEST_AGAIN = 2
+#: How many partitions one call flushes at most where there are no groups, how long, seconds, that may take, and how
+#: much one of them may have to write.
+MOST_TOGETHER = 32
+TOGETHER_S = 0.02
+LITTLE_BYTES = 1 << 20
+#: Of the last flush, in the mean that is believed.
+WEIGHT = 0.1
 
 
 class Flushable(Protocol):
@@ -42,9 +51,6 @@ class Flushable(Protocol):
     @property
     def unflushed_bytes(self) -> int:
         """About; read without the lock."""
-
-    def flush(self) -> None:
-        """Make durable what is appended, tell those who wait. Called by one thread at a time."""
 
     def flush_begins(self) -> bool:
         """Goes from LAZY or QUEUED to RUNNING, under the partition lock; False when there is nothing
@@ -57,11 +63,19 @@ class Flushable(Protocol):
         """What a flush that begins now has to cover, for who then calls ``goal_reached``; None when that is
         nothing, or nothing may be flushed any more."""
 
+    def flush_to(self, goal: FlushGoal) -> None:
+        """Make all of it durable, note it, tell those who wait. Called by one thread at a time."""
+
     def hint(self, goal: FlushGoal) -> list[tuple[str, int, int]]:
         """What is to be noted for recovery once all of it is on stable storage: (topic id, partition, offset)."""
 
     def goal_reached(self, goal: FlushGoal) -> None:
         """All of it is on stable storage, and noted: mark it, tell those who wait."""
+
+
+class Files(Protocol):
+    def flush(self, partitions: Sequence[Flushable]) -> None:
+        """Make durable what is appended to them, tell those who wait. One thread for each partition at a time."""
 
 
 class Group(Protocol):
@@ -73,22 +87,26 @@ class Group(Protocol):
         """Whether these are better flushed at once than one by one."""
 
     def flush(self, partitions: Sequence[Flushable]) -> None:
-        """As ``Flushable.flush`` of each."""
+        """As ``Files.flush``."""
 
 
 class Flusher:
-    def __init__(self, threads: int, linger_ms: int, group: Group) -> None:
+    def __init__(self, threads: int, linger_ms: int, files: Files, group: Group) -> None:
+        self._files = files
         self._group = group
-        self._linger = linger_ms / 1000
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[Flushable] = deque()
         #: Threads that are flushing; whether it is a group; whether the last that was begun is one.
         self._busy = 0
         self._grouping = False
         self._in_groups = False
+        #: What the flush of one partition takes, seconds, about.
+        self._flush_s = 0.0
+        #: Threads that flush several with one call; whether the last that began does.
+        self._several = 0
+        self._together = False
         self._stopping = False
-        #: (deadline, partition), earliest first: the linger is the same for all.
-        self._lazy: deque[tuple[float, Flushable]] = deque()
+        self._lazy: Lingering[Flushable] = Lingering(linger_ms / 1000, lambda partition: partition.flush_state == LAZY)
         self._lazy_changed = threading.Condition(threading.Lock())
         self._threads = [threading.Thread(target=self._work, name=f"flusher-{n}", daemon=True) for n in range(threads)]
         self._timer = threading.Thread(target=self._keep_time, name="flush-timer", daemon=True)
@@ -120,7 +138,7 @@ class Flusher:
         elif state == IDLE:
             partition.flush_state = LAZY
             with self._lazy_changed:
-                self._lazy.append((time.monotonic() + self._linger, partition))
+                self._lazy.add(partition)
                 if len(self._lazy) == 1:
                     self._lazy_changed.notify()
         elif state == RUNNING:
@@ -134,55 +152,80 @@ class Flusher:
 
     def _call_others(self) -> None:
         """Holding ``_changed``. Threads that are at work look for more by themselves."""
-        if self._queue and (free := self._free) > 0:
-            self._changed.notify(min(len(self._queue), free))
+        if (wanted := self._wanted) > 0:
+            self._changed.notify(wanted)
 
     @property
-    def _free(self) -> int:
-        """How many more threads may flush now."""
-        return 0 if self._grouping else len(self._threads) - self._busy
+    def _wanted(self) -> int:
+        """How many more threads should be at work."""
+        free = 0 if self._grouping else len(self._threads) - self._busy
+        return min(free, len(self._queue) // self._most if self._several else len(self._queue))
+
+    @property
+    def _most(self) -> int:
+        """How many a thread takes at once."""
+        return max(min(int(TOGETHER_S / max(self._flush_s, 1e-9)), MOST_TOGETHER), 1)
 
     # -- the threads that flush ---------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (due := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            due, as_group = taken
+            several = not as_group and len(due) > 1
             try:
-                if len(due) == 1 or not self._flush_group(due):
-                    self._flush(due[0])
+                if not (as_group and self._flush_group(due)):
+                    self._flush(due)
             finally:
                 with self._changed:
                     self._busy -= 1
+                    self._several -= several
 
-    def _take(self) -> list[Flushable] | None:
-        """One partition, or all that are due, as a group; None when it is over."""
+    def _take(self) -> tuple[list[Flushable], bool] | None:
+        """This thread's share of the partitions that are due, or all of them, and whether as a group; None when it is
+        over."""
         with self._changed:
-            while not self._queue or self._free <= 0:
+            while self._wanted <= 0:
                 if self._stopping and not self._queue:
                     self._changed.notify_all()  # some may wait only for this one to end
                     return None
                 self._changed.wait()
             fewest = FEWEST_AGAIN if self._in_groups else max(FEWEST - self._busy, FEWEST_AGAIN)
             self._in_groups = self._grouping = len(self._queue) >= fewest and self._group.possible
-            self._busy += 1
-            due = list(self._queue) if self._grouping else [self._queue.popleft()]
             if self._grouping:
+                due = list(self._queue)
                 self._queue.clear()
             else:
-                self._call_others()
-            return due
+                due = self._share()
+                self._several += len(due) > 1
+            self._busy += 1
+            self._call_others()
+            return due, self._grouping
 
-    def _flush(self, partition: Flushable) -> None:
-        if not partition.flush_begins():
+    def _share(self) -> list[Flushable]:
+        """Holding ``_changed``: one that has much to write, or several that have little, taken off the queue."""
+        most = min(len(self._queue) if self._together else -(-len(self._queue) // self._wanted), self._most)
+        due = [self._queue.popleft()]
+        if due[0].unflushed_bytes <= LITTLE_BYTES:
+            while len(due) < most and self._queue[0].unflushed_bytes <= LITTLE_BYTES:
+                due.append(self._queue.popleft())
+            self._together = len(due) > 1
+        return due
+
+    def _flush(self, due: list[Flushable]) -> None:
+        # One that lingered and was then asked for is due twice.
+        begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
+        if not begun:
             return
+        began = time.perf_counter()
         try:
-            partition.flush()
+            self._files.flush(begun)
         except Exception:  # a defect; the thread must live for the other partitions
             log.exception("flush failed unexpectedly")
-        if partition.flush_ended():
-            self._put([partition])
+        self._flush_s += WEIGHT * ((time.perf_counter() - began) / len(begun) - self._flush_s)
+        self._put([partition for partition in begun if partition.flush_ended()])
 
     def _flush_group(self, due: list[Flushable]) -> bool:
-        """False when it does not pay: then the first is this thread's to flush for itself."""
+        """False when it does not pay: then those that are left in ``due`` are this thread's to flush for themselves."""
         try:
             pays = self._group.pays(due)
         except Exception:
@@ -191,10 +234,10 @@ class Flusher:
         if not pays:
             with self._changed:
                 self._queue.extendleft(reversed(due[1:]))
+                del due[1:]
                 self._grouping = False
                 self._call_others()
             return False
-        # One that lingered and was then asked for is due twice.
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
         try:
             self._group.flush(begun)
@@ -212,26 +255,13 @@ class Flusher:
             with self._lazy_changed:
                 if self._stopping:
                     return
-                # A wait that `stop` can end: the linger may be an hour.
-                if not self._lazy:
-                    self._lazy_changed.wait()
+                # Waits that `stop` can end: the linger may be an hour.
+                wait_s = self._lazy.wait_s()
+                if wait_s is None or wait_s > 0:
+                    self._lazy_changed.wait(wait_s)
                     continue
-                deadline, _ = self._lazy[0]
-                wait = deadline - time.monotonic()
-                if wait > 0:
-                    self._lazy_changed.wait(wait)
-                    continue
-                due = self._due()
+                # Where they can be a group, one costs no more than the first alone.
+                as_group = len(self._lazy) >= FEWEST and self._group.possible
+                due = self._lazy.take_all() if as_group else self._lazy.take(self._flush_s)
             # They may be queued by an urgent request at this moment too: flush_begins sorts that out.
-            self._put([partition for partition in dict.fromkeys(due) if partition.flush_state == LAZY])
-
-    def _due(self) -> list[Flushable]:
-        """Take all whose linger is over; where they can be a group, with all others that linger."""
-        if len(self._lazy) >= FEWEST and self._group.possible:
-            due = [partition for _, partition in self._lazy]
-            self._lazy.clear()
-            return due
-        now, due = time.monotonic(), []
-        while self._lazy and self._lazy[0][0] <= now:
-            due.append(self._lazy.popleft()[1])
-        return due
+            self._put(due)

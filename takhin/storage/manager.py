@@ -20,6 +20,7 @@ from ..errors import DiskFull, TakhinError
 from . import checkpoint, fs, retention
 from .checkpoint import PartitionCheckpoint
 from .environment import NO_DESCRIPTORS, NO_ROOM, Counters, DiskFault, Environment
+from .file_flush import FileFlush
 from .files import OpenFiles
 from .flusher import Flusher
 from .group_flush import GroupFlush
@@ -69,13 +70,14 @@ class LogManager:
         def note_flushed(flushed: Sequence[tuple[str, int, int]]) -> bool:
             return self.environment.note_flushed(flushed)
 
+        files = FileFlush(counters, fault, note_flushed)
         self._group = GroupFlush(data_dir, counters, fault, note_flushed)
         linger_ms = config.flush_linger_ms if commit else config.flush_interval_ms
         self.environment = Environment(
             clock=clock,
             files=OpenFiles(config.max_open_segments),
             fault=fault,
-            flusher=Flusher(config.flush_threads, linger_ms, self._group),
+            flusher=Flusher(config.flush_threads, linger_ms, files, self._group),
             hints=FlushedHints(data_dir / HINTS_NAME),
             space=DiskSpace(data_dir, config.min_free_bytes, config.reserve_bytes),
             quarantine=data_dir / QUARANTINE_NAME,

@@ -254,11 +254,8 @@ class Partition:
                 self.environment.flusher.request(self, urgent=False)
             return ended == RUNNING_AGAIN
 
-    def flush(self) -> None:
-        """Put everything appended so far on stable storage. The flusher calls it, one thread at a time."""
-        goal = self.flush_goal()
-        if goal is None:
-            return
+    def flush_to(self, goal: FlushGoal) -> None:
+        """Put all of it on stable storage, and tell those who wait. One thread at a time."""
         environment = self.environment
         started = time.perf_counter()
         path = self.directory

@@ -20,8 +20,9 @@ class Disk:
         self.root = Path()
         #: Seconds that a flush takes before it does anything.
         self.delay = 0.0
-        #: Calls of ``syncfs`` that began.
+        #: Calls that began: of ``syncfs``, and of those that flush several segments.
         self.syncs_begun = 0
+        self.several_begun = 0
         #: Bytes of each segment file on stable storage.
         self._stable: dict[Path, int] = {}
         #: Files whose pages a failed flush has lost: no later flush brings them back.
@@ -41,7 +42,7 @@ class Disk:
         """Come between the log and its files. Once in a process, before any planted bug."""
         from takhin import _os, _segment
 
-        disk, sync_dir, syncfs = self, _os.sync_dir, _os.syncfs
+        disk, sync_dir, syncfs, flush_files = self, _os.sync_dir, _os.syncfs, _os.flush_files
 
         class TracedFile(_segment.SegmentFile):
             def flush(self) -> None:
@@ -76,8 +77,26 @@ class Disk:
             for path in set(sizes) - disk._lost:
                 disk._stable[path] = max(sizes[path], disk._stable.get(path, 0))
 
+        def traced_flush_files(files: list[_segment.SegmentFile]) -> None:
+            disk.several_begun += 1
+            sizes = {Path(file.path): file.size() for file in files}
+            time.sleep(disk.delay)
+            try:
+                flush_files(files)
+            except OSError:
+                disk._lost.update(sizes)
+                raise
+            for path in set(sizes) - disk._lost:
+                disk._stable[path] = max(sizes[path], disk._stable.get(path, 0))
+
+        traced = {
+            "SegmentFile": TracedFile,
+            "sync_dir": traced_sync_dir,
+            "syncfs": traced_syncfs,
+            "flush_files": traced_flush_files,
+        }
         for module in [module for name, module in sys.modules.items() if name.startswith("takhin.storage")]:
-            for name, new in (("SegmentFile", TracedFile), ("sync_dir", traced_sync_dir), ("syncfs", traced_syncfs)):
+            for name, new in traced.items():
                 if hasattr(module, name):
                     setattr(module, name, new)
 

@@ -17,7 +17,7 @@ from takhin import _os, metadata_store
 from takhin._fastlog import Batches
 from takhin.engine import local
 from takhin.server.produce_stream import ProduceStream
-from takhin.storage import flush_goal, flusher, group_flush, partition, producers, reader, recovery, segment
+from takhin.storage import file_flush, flush_goal, flusher, group_flush, partition, producers, reader, recovery, segment
 
 from .disk import replace
 
@@ -137,6 +137,7 @@ def try_a_failed_flush_again() -> None:
             below.flush(self)
 
     _files(segment, recovery, flush=flush)
+    replace(file_flush, "flush_files", lambda files: [flush(segment.SegmentFile, file) for file in files])
 
 
 @mutant("power_cut_with_unflushed_records", 1)
@@ -151,17 +152,32 @@ def show_unflushed_records() -> None:
     original = replace(partition.Partition, "append", append)
 
 
+def _mark(partitions: Any) -> list[Any]:
+    goals = [(each, goal) for each in partitions if (goal := each.flush_goal()) is not None]
+    for each, goal in goals:
+        each.goal_reached(goal)
+    return [goal for _, goal in goals]
+
+
 @mutant("power_cut_while_many_are_flushed_at_once", 1)
 def mark_a_group_before_its_flush() -> None:
     """Partitions that are flushed together are marked, and answered, before the call that flushes them."""
 
     def flush(self: Any, partitions: Any) -> None:
-        goals = [(each, goal) for each in partitions if (goal := each.flush_goal()) is not None]
-        for each, goal in goals:
-            each.goal_reached(goal)
+        _mark(partitions)
         group_flush.syncfs(self._fd)
 
     replace(group_flush.GroupFlush, "flush", flush)
+
+
+@mutant("power_cut_while_several_are_flushed_with_one_call", 1)
+def mark_several_before_their_flush() -> None:
+    """Partitions whose files are flushed with one call are marked, and answered, before it."""
+
+    def flush(self: Any, partitions: Any) -> None:
+        file_flush.flush_files([goal.active.file() for goal in _mark(partitions)])
+
+    replace(file_flush.FileFlush, "flush", flush)
 
 
 @mutant("power_cut_after_a_checkpoint", 3)
@@ -182,11 +198,11 @@ def recovery_point_above_the_flush() -> None:
 def hint_before_the_flush() -> None:
     """The flushed offset is noted before the flush that it speaks of."""
 
-    def flush(self: Any) -> None:
+    def flush_goal(self: Any) -> Any:
         self.environment.hints.write([(self.topic_id, self.partition, self.log_end_offset)])
-        original(self)
+        return original(self)
 
-    original = replace(partition.Partition, "flush", flush)
+    original = replace(partition.Partition, "flush_goal", flush_goal)
 
 
 # -- recovery -------------------------------------------------------------------------------------

@@ -128,6 +128,29 @@ def power_cut_while_many_are_flushed_at_once(stage: Stage) -> None:
     finish(stage)
 
 
+def power_cut_while_several_are_flushed_with_one_call(stage: Stage) -> None:
+    """The same where many cannot be flushed together: one call goes through their files."""
+    group_flush.KERNEL = (1 << 30, 0)
+    flusher.TOGETHER_S = 1e9
+    many = range(flusher.FEWEST + 4)
+    begin(stage, partitions=len(many))
+    for partition in many:
+        stage.produce(1, partition=partition)
+    stage.settle()
+    stage.disk.delay, before = 2 * SLOW, stage.disk.several_begun
+    for partition in many:
+        stage.produce(2, partition=partition, wait=False)
+    until = time.monotonic() + 20
+    while stage.disk.several_begun == before and time.monotonic() < until:
+        time.sleep(0.002)
+    assert stage.disk.several_begun > before, "no two were flushed with one call"
+    time.sleep(0.05)
+    stage.end_abruptly(power_cut=True)
+    stage.start()
+    stage.drain("after the cut", many)
+    finish(stage)
+
+
 def power_cut_after_a_checkpoint(stage: Stage) -> None:
     begin(stage)
     stage.produce(2)
@@ -363,6 +386,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, int]]] = {
         (power_cut_with_a_roll_under_way, {}),
         (power_cut_with_unflushed_records, {}),
         (power_cut_while_many_are_flushed_at_once, {"flush_threads": 1}),
+        (power_cut_while_several_are_flushed_with_one_call, {"flush_threads": 1}),
         (power_cut_after_a_checkpoint, {}),
         (a_flush_fails, {}),
         (kill_with_a_torn_tail, {}),

@@ -59,9 +59,13 @@ def assert_worth_something(outcome: Outcome) -> None:
 @pytest.mark.timeout(120)
 def test_a_run_against_a_server_with_a_planted_bug_fails() -> None:
     """The same driver, the same checker; answers of streams are mixed up in the server."""
-    seed = new_seed()
-    directory = kept_directory(seed)
-    outcome = run_once(seed, 2.0, directory, mutant="answers_out_of_order")
-    assert outcome.violations, outcome.complaint()
+    for _ in range(10):
+        # Only answers that go out together are mixed up, which not every run of two seconds has.
+        seed = new_seed()
+        directory = kept_directory(seed)
+        outcome = run_once(seed, 2.0, directory, mutant="answers_out_of_order")
+        if outcome.violations:
+            break
+        shutil.rmtree(directory)
     assert {violation.invariant for violation in outcome.violations} & {1, 2, 4}, outcome.complaint()
     shutil.rmtree(directory)

@@ -136,6 +136,13 @@ def append_batch(partition: Partition, batch: RecordBatch) -> Placed:
     return placed
 
 
+def flush(partition: Partition) -> None:
+    """What one round of the flusher does."""
+    goal = partition.flush_goal()
+    if goal is not None:
+        partition.flush_to(goal)
+
+
 def settle(partition: Partition) -> None:
     """Until everything appended is on stable storage."""
     wait_until(lambda: partition.flushed_offset == partition.log_end_offset)

@@ -18,6 +18,7 @@ from .storage_tools import (
     append,
     configs,
     flip,
+    flush,
     frame,
     killed,
     read_all,
@@ -365,7 +366,7 @@ def test_a_loss_is_told_up_to_what_may_be_read(make: Make) -> None:
         flip(path, batch.position + 65)
     assert read_around(partition) == all_but(2, 2, 3), "offset 3 is damaged too, and nobody's business yet"
     partition.flush_state = 0
-    partition.flush()
+    flush(partition)
     assert read_around(partition, 4) == ([4, 5], [])
     assert read_around(partition) == all_but(2, 3, 6)
 

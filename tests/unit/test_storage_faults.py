@@ -21,7 +21,7 @@ from takhin.storage.partition import Partition
 from tests.conftest import missing
 from tests.reference import record_batch as reference
 
-from .storage_tools import Store, append, configs, frame, killed, stores, values, wait_until
+from .storage_tools import Store, append, configs, flush, frame, killed, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -252,11 +252,11 @@ def test_a_flush_that_finds_no_descriptor_is_made_later(make: Make) -> None:
     partition.append(frame(bytes(600)), lambda outcome: told.set())  # in a new segment: its directory is to be flushed
     with no_descriptors():
         partition.flush_state = 3
-        partition.flush()
+        flush(partition)
         assert not told.is_set()
     partition.flush_ended()
     partition.flush_state = 0
-    partition.flush()
+    flush(partition)
     assert told.wait(20)
     assert partition.environment.fault.reason == ""
     assert partition.flushed_offset == 2

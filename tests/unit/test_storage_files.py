@@ -21,7 +21,7 @@ from takhin.storage.checkpoint import PartitionCheckpoint
 from takhin.storage.files import OpenFiles, default_limit
 from takhin.storage.hints import SLOT_BYTES, FlushedHints
 
-from .storage_tools import QUIET, TOPIC_ID, Store, append, flip, settle, stores, values, wait_until
+from .storage_tools import QUIET, TOPIC_ID, Store, append, flip, flush, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -125,7 +125,7 @@ def test_unflushed_files_are_not_closed(make: Make) -> None:
     assert all(partition.active.open_file is not None for partition in partitions), "its descriptor learns of a failure"
     for partition in partitions:
         partition.flush_state = 0
-        partition.flush()
+        flush(partition)
         settle(partition)
 
 

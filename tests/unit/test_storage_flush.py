@@ -12,11 +12,12 @@ import pytest
 
 from takhin import errors
 from takhin.storage import flush_goal
+from takhin.storage.flush_goal import FlushGoal
 from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
 from takhin.storage.waiters import Placed
 
-from .storage_tools import QUIET, Store, append, configs, frame, settle, stores, values, wait_until
+from .storage_tools import QUIET, Store, append, configs, flush, frame, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -255,7 +256,7 @@ def test_after_a_failed_flush_nothing_is_believed_again(make: Make) -> None:
     assert values(partition) == [(0, b"0")], "reads below what was flushed go on"
     assert values(other) == [(0, b"0")]
     gate.error = None
-    partition.flush()
+    flush(partition)
     assert (gate.flushes, partition.flushed_offset) == (1, 1), "not tried again"
     store.close()
     assert not (store.path / "clean-shutdown").exists()
@@ -361,15 +362,15 @@ def test_no_wake_is_lost_whatever_the_timing(make: Make, mode: str) -> None:
 def test_many_senders_share_flushes(make: Make) -> None:
     partition = make().open().partition()
     flushes: list[int] = []
-    real = partition.flush
+    real = partition.flush_to
     slow = threading.Event()
 
-    def flush() -> None:
+    def flush_to(goal: FlushGoal) -> None:
         flushes.append(partition.log_end_offset)
         slow.wait(0.005)  # a disk that takes its time
-        real()
+        real(goal)
 
-    partition.flush = flush  # type: ignore[method-assign]
+    partition.flush_to = flush_to  # type: ignore[method-assign]
     senders, each = 32, 10
 
     def send() -> None:

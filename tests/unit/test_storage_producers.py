@@ -15,7 +15,7 @@ from takhin.storage.partition import Partition
 from takhin.storage.producers import RUNS_KEPT, Producers
 from takhin.storage.waiters import Placed
 
-from .storage_tools import NOW, Store, append_batch, configs, frame, killed, settle, stores, values
+from .storage_tools import NOW, Store, append_batch, configs, flush, frame, killed, settle, stores, values
 
 Make = Callable[..., Store]
 PRODUCER = 7
@@ -101,7 +101,7 @@ def test_a_repeat_is_answered_when_the_first_is_on_stable_storage_and_not_before
     partition.append(stamped(0), told.append)
     assert told == []
     partition.flush_state = 0
-    partition.flush()
+    flush(partition)
     assert told == [Placed(0, 0, NOW)] * 2
     partition.append(stamped(0), told.append)
     assert told == [Placed(0, 0, NOW)] * 3, "at once now"

@@ -14,7 +14,7 @@ from takhin.storage import retention
 from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
 
-from .storage_tools import NOW, QUIET, Store, append, configs, frame, settle, stores, values, wait_until
+from .storage_tools import NOW, QUIET, Store, append, configs, flush, frame, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -169,7 +169,7 @@ def test_a_segment_that_is_not_flushed_keeps_its_file_although_consumers_may_see
     partition.append(frame(b"b"), None)
     assert retention.retain(partition) == 0
     assert (partition.log_start_offset, bases(store)) == (1, [0, 1])
-    partition.flush()
+    flush(partition)
     assert retention.retain(partition) == 1
 
 
@@ -184,7 +184,7 @@ def test_what_is_not_flushed_is_not_removed(make: Make) -> None:
     assert retention.retain(partition) == 0
     assert (partition.log_start_offset, bases(store)) == (0, [0, 1])
     partition.flush_state = 0
-    partition.flush()
+    flush(partition)
     assert retention.retain(partition) == 1
 
 

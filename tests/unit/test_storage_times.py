@@ -14,7 +14,19 @@ from takhin.storage.reader import PartitionReader, find_time
 from takhin.storage.segment import Segment
 from tests.reference import record_batch as reference
 
-from .storage_tools import NOW, Store, append, append_batch, configs, killed, read_all, settle, stores, wait_until
+from .storage_tools import (
+    NOW,
+    Store,
+    append,
+    append_batch,
+    configs,
+    flush,
+    killed,
+    read_all,
+    settle,
+    stores,
+    wait_until,
+)
 
 Make = Callable[..., Store]
 
@@ -77,7 +89,7 @@ def test_only_readable_records_are_found(make: Make) -> None:
     partition.append(late.frame(NOW), None)
     assert find_time(partition, NOW + 10**9) is None
     partition.flush_state = 0
-    partition.flush()
+    flush(partition)
     assert find_time(partition, NOW + 10**9) == (end, NOW + 10**9)
 
 

@@ -1,0 +1,48 @@
+"""Partitions made durable by flushes of their own files: a few with one call, without the interpreter in between.
+
+A thread that comes back from each flush waits for the interpreter's lock each time, and where many partitions are
+due those waits cost more than the flushes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from .._os import flush_files
+from .environment import Counters, DiskFault
+from .flusher import Flushable
+
+
+class FileFlush:
+    def __init__(
+        self, counters: Counters, fault: DiskFault, note_flushed: Callable[[Sequence[tuple[str, int, int]]], bool]
+    ) -> None:
+        """``note_flushed`` is the environment's."""
+        self._counters = counters
+        self._fault = fault
+        self._note_flushed = note_flushed
+
+    def flush(self, partitions: Sequence[Flushable]) -> None:
+        """Put everything appended to them so far on stable storage, and tell those who wait. All are in the
+        state RUNNING, so that nobody else flushes them."""
+        goals = [(partition, goal) for partition in partitions if (goal := partition.flush_goal()) is not None]
+        files = [goal.only_file for _, goal in goals]
+        at_once = [file for file in files if file is not None] if len(goals) > 1 else []
+        for (partition, goal), file in zip(goals, files, strict=True):
+            if file is None or not at_once:
+                partition.flush_to(goal)
+        if not at_once:
+            return
+        goals = [both for both, file in zip(goals, files, strict=True) if file is not None]
+        started = time.perf_counter()
+        try:
+            flush_files(at_once)
+        except OSError as problem:
+            self._fault.report(problem, problem.filename)
+            return
+        self._counters.flushes += len(goals)
+        self._counters.flush_seconds += time.perf_counter() - started
+        if self._note_flushed([note for partition, goal in goals for note in partition.hint(goal)]):
+            for partition, goal in goals:
+                partition.goal_reached(goal)

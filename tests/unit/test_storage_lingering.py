@@ -1,0 +1,122 @@
+"""When partitions are flushed whose records nobody waits for: after the linger, and as many as can be paid for."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from takhin.storage.lingering import EARNED, LATEST_S, MOST_S, PERIOD_S, Lingering
+
+LINGER_S = 0.01
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def lingering(asked: frozenset[int] = frozenset()) -> Lingering[int]:
+    return Lingering(LINGER_S, lambda partition: partition not in asked)
+
+
+def test_each_is_due_after_the_linger(clock: Clock) -> None:
+    lazy = lingering()
+    assert lazy.wait_s() is None
+    lazy.add(1)
+    clock.now += 0.004
+    lazy.add(2)
+    assert lazy.wait_s() == pytest.approx(0.006)
+    clock.now += 0.007
+    assert lazy.wait_s() == 0
+    assert lazy.take(0.001) == [1]
+    assert len(lazy) == 1
+    assert lazy.wait_s() == pytest.approx(0.003)
+    clock.now += 0.004
+    assert lazy.take(0.001) == [2]
+    assert lazy.wait_s() is None
+
+
+def test_one_that_is_added_again_keeps_its_time(clock: Clock) -> None:
+    lazy = lingering()
+    lazy.add(1)
+    clock.now += 0.009
+    lazy.add(1)
+    assert lazy.wait_s() == pytest.approx(0.001)
+
+
+def test_who_was_asked_for_meanwhile_is_left_out_and_costs_nothing(clock: Clock) -> None:
+    lazy = lingering(asked=frozenset(range(0, 2000, 2)))
+    for n in range(2000):
+        lazy.add(n)
+    clock.now += LINGER_S
+    assert lazy.take(MOST_S / 1000) == list(range(1, 2000, 2))[:1000]
+    assert lazy.take_all() == []
+
+
+def test_after_a_rest_many_can_be_paid_for_and_then_a_share_of_the_time(clock: Clock) -> None:
+    lazy = lingering()
+    for n in range(10_000):
+        lazy.add(n)
+    clock.now += LINGER_S
+    each = 0.0005
+    first = lazy.take(each)
+    assert len(first) == MOST_S / each
+    assert first == list(range(len(first)))
+    taken, seconds = len(first), 0.0
+    while seconds < 2:
+        wait = lazy.wait_s()
+        assert wait is not None
+        if wait > 0:
+            assert wait >= PERIOD_S
+            clock.now += wait
+            seconds += wait
+        taken += len(lazy.take(each))
+    assert taken == pytest.approx((MOST_S + EARNED * 2) / each, rel=0.1)
+
+
+def test_a_single_slow_flush_is_paid_for_afterwards(clock: Clock) -> None:
+    lazy = lingering()
+    lazy.add(1)
+    clock.now += LINGER_S
+    assert lazy.take(0.05) == [1]
+    lazy.add(2)
+    clock.now += LINGER_S
+    assert lazy.take(0.5) == [2], "there was some credit"
+    lazy.add(3)
+    clock.now += LINGER_S
+    wait = lazy.wait_s()
+    assert wait is not None
+    assert LINGER_S < wait <= MOST_S / EARNED
+    assert lazy.take(0.5) == []
+    clock.now += wait + 0.001
+    assert lazy.take(0.5) == [3]
+
+
+def test_nobody_waits_longer_than_the_latest(clock: Clock) -> None:
+    lazy = lingering()
+    for n in range(1000):
+        lazy.add(n)
+    clock.now += LINGER_S
+    most = 0
+    began = clock.now
+    while (wait := lazy.wait_s()) is not None:
+        clock.now += wait
+        most += len(lazy.take(0.1))
+    assert most == 1000
+    assert clock.now - began == pytest.approx(LATEST_S, abs=0.1)
+
+
+def test_a_group_takes_all(clock: Clock) -> None:
+    lazy = lingering(asked=frozenset([3]))
+    for n in range(5):
+        lazy.add(n)
+    assert lazy.take_all() == [0, 1, 2, 4]
+    assert lazy.wait_s() is None
