@@ -179,7 +179,12 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "commit"
     flush_interval_ms: Annotated[
         int,
-        Meta(ge=1, le=3_600_000, description="Milliseconds between flushes of records that nobody waits for."),
+        Meta(
+            ge=1,
+            le=3_600_000,
+            description="With flush interval: milliseconds between flushes of records that nobody waits for. Up to 5 s "
+            "more when such flushes would take more than a fifth of the time.",
+        ),
     ] = 1000
     flush_linger_ms: Annotated[
         int,
@@ -187,7 +192,8 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             le=60_000,
             description="With flush commit: milliseconds that records may wait for their flush when nobody waits for "
-            "them: produced with acks 0 or 1, and no consumer at the end of the partition.",
+            "them: produced with acks 0 or 1, and no consumer at the end of the partition. Up to 5 s more when such "
+            "flushes would take more than a fifth of the time.",
         ),
     ] = 10
     flush_threads: Annotated[int, Meta(ge=1, le=256, description="Partitions that are flushed side by side.")] = 4
