@@ -35,10 +35,10 @@ IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY = range(6)
 #: must be due right after a group, where the next ones are likely to come.
 FEWEST = 8
 FEWEST_AGAIN = 2
-#: How many partitions one call flushes at most where there are no groups, how long, seconds, that may take, and how
-#: much one of them may have to write.
+#: How many partitions one call flushes at most where there are no groups, and how long, seconds, that may take.
 MOST_TOGETHER = 32
 TOGETHER_S = 0.02
+#: What a partition may have to write for its flush to cost little more than that of nothing.
 LITTLE_BYTES = 1 << 20
 #: Of the last flush, in the mean that is believed.
 WEIGHT = 0.1
@@ -100,13 +100,13 @@ class Flusher:
         self._busy = 0
         self._grouping = False
         self._in_groups = False
-        #: What the flush of one partition takes, seconds, about.
+        #: What the flush of a partition takes that has little to write, seconds, about.
         self._flush_s = 0.0
         #: Threads that flush several with one call; whether the last that began does.
         self._several = 0
         self._together = False
         self._stopping = False
-        self._lazy: Lingering[Flushable] = Lingering(linger_ms / 1000, lambda partition: partition.flush_state == LAZY)
+        self._lazy: Lingering[Flushable] = Lingering(linger_ms / 1000, _still_lingers, _has_little)
         self._lazy_changed = threading.Condition(threading.Lock())
         self._threads = [threading.Thread(target=self._work, name=f"flusher-{n}", daemon=True) for n in range(threads)]
         self._timer = threading.Thread(target=self._keep_time, name="flush-timer", daemon=True)
@@ -205,8 +205,8 @@ class Flusher:
         """Holding ``_changed``: one that has much to write, or several that have little, taken off the queue."""
         most = min(len(self._queue) if self._together else -(-len(self._queue) // self._wanted), self._most)
         due = [self._queue.popleft()]
-        if due[0].unflushed_bytes <= LITTLE_BYTES:
-            while len(due) < most and self._queue[0].unflushed_bytes <= LITTLE_BYTES:
+        if _has_little(due[0]):
+            while len(due) < most and _has_little(self._queue[0]):
                 due.append(self._queue.popleft())
             self._together = len(due) > 1
         return due
@@ -216,12 +216,14 @@ class Flusher:
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
         if not begun:
             return
+        tells = _has_little(begun[0])
         began = time.perf_counter()
         try:
             self._files.flush(begun)
         except Exception:  # a defect; the thread must live for the other partitions
             log.exception("flush failed unexpectedly")
-        self._flush_s += WEIGHT * ((time.perf_counter() - began) / len(begun) - self._flush_s)
+        if tells:
+            self._flush_s += WEIGHT * ((time.perf_counter() - began) / len(begun) - self._flush_s)
         self._put([partition for partition in begun if partition.flush_ended()])
 
     def _flush_group(self, due: list[Flushable]) -> bool:
@@ -265,3 +267,11 @@ class Flusher:
                 due = self._lazy.take_all() if as_group else self._lazy.take(self._flush_s)
             # They may be queued by an urgent request at this moment too: flush_begins sorts that out.
             self._put(due)
+
+
+def _still_lingers(partition: Flushable) -> bool:
+    return partition.flush_state == LAZY
+
+
+def _has_little(partition: Flushable) -> bool:
+    return partition.unflushed_bytes <= LITTLE_BYTES

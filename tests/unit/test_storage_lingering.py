@@ -23,8 +23,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def lingering(asked: frozenset[int] = frozenset()) -> Lingering[int]:
-    return Lingering(LINGER_S, lambda partition: partition not in asked)
+def lingering(asked: frozenset[int] = frozenset(), much: frozenset[int] = frozenset()) -> Lingering[int]:
+    return Lingering(LINGER_S, lambda partition: partition not in asked, lambda partition: partition not in much)
 
 
 def test_each_is_due_after_the_linger(clock: Clock) -> None:
@@ -93,11 +93,24 @@ def test_a_single_slow_flush_is_paid_for_afterwards(clock: Clock) -> None:
     lazy.add(3)
     clock.now += LINGER_S
     wait = lazy.wait_s()
-    assert wait is not None
-    assert LINGER_S < wait <= MOST_S / EARNED
+    assert wait == PERIOD_S
     assert lazy.take(0.5) == []
-    clock.now += wait + 0.001
+    clock.now += MOST_S / EARNED
+    assert lazy.wait_s() == 0
     assert lazy.take(0.5) == [3]
+
+
+def test_those_with_much_to_write_need_no_credit_and_overtake(clock: Clock) -> None:
+    lazy = lingering(much=frozenset([7, 9]))
+    for n in range(12):
+        lazy.add(n)
+        clock.now += 0.0001
+    clock.now += LINGER_S
+    assert lazy.take(1.0) == [0, 7, 9]
+    assert lazy.take(1.0) == []
+    lazy.add(7)
+    clock.now += LINGER_S
+    assert lazy.take(1.0) == [7]
 
 
 def test_nobody_waits_longer_than_the_latest(clock: Clock) -> None:
