@@ -33,6 +33,9 @@ class SegmentIndex:
     def offset_of_max_timestamp(self) -> int:
         """Last offset of the first batch that holds it; -1 when there is none."""
     @property
+    def size_bytes(self) -> int:
+        """Memory that the entries take."""
+    @property
     def offset_count(self) -> int: ...
     @property
     def time_count(self) -> int: ...

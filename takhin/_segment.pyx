@@ -62,6 +62,10 @@ cdef class SegmentIndex:
         free(self.offsets)
         free(self.times)
 
+    @property
+    def size_bytes(self):
+        return self.offset_capacity * sizeof(OffsetEntry) + self.time_capacity * sizeof(TimeEntry)
+
     cdef int add(self, const BatchHead* head, int64_t position) noexcept nogil:
         cdef OffsetEntry* grown
         if head.max_timestamp > self.max_timestamp:

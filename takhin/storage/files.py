@@ -22,6 +22,13 @@ class Holder(Protocol):
     def let_go(self) -> None:
         """Drop the file, and what else can be had again from it."""
 
+    def forget_index(self) -> None:
+        """Drop the index alone."""
+
+
+#: Bytes of indexes of sealed segments in memory, of all together.
+INDEX_BYTES = 64 << 20
+
 
 class OpenFiles:
     """Closes segment files that were not used lately once there are more than ``limit``.
@@ -29,6 +36,8 @@ class OpenFiles:
     Second chance (the clock algorithm): a use costs one attribute, not a lock. A file in use
     by another thread stays open until that thread lets go of it. Pinned holders are passed over,
     so the number may go above the limit.
+
+    Of the indexes of sealed segments, which can be read again, those that were loaded last are kept.
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -37,6 +46,9 @@ class OpenFiles:
         #: Held while the indexes of a segment are loaded: one at a time, they are rarely needed.
         self.loading = threading.RLock()
         self._holders: deque[Holder] = deque()
+        #: With the bytes of each, the first that was loaded first.
+        self._indexes: dict[Holder, int] = {}
+        self._index_bytes = 0
 
     def opened(self, holder: Holder) -> None:
         """``holder`` has opened its file."""
@@ -52,12 +64,28 @@ class OpenFiles:
                     oldest.recently_used = False
                     self._holders.append(oldest)
                 else:
+                    self._index_gone(oldest)
                     oldest.let_go()
+
+    def index_loaded(self, holder: Holder, size_bytes: int) -> None:
+        """``holder`` has an index in memory that can be had again."""
+        with self._lock:
+            self._index_gone(holder)
+            self._indexes[holder] = size_bytes
+            self._index_bytes += size_bytes
+            while self._index_bytes > INDEX_BYTES and len(self._indexes) > 1:
+                oldest = next(iter(self._indexes))
+                self._index_gone(oldest)
+                oldest.forget_index()
+
+    def _index_gone(self, holder: Holder) -> None:
+        self._index_bytes -= self._indexes.pop(holder, 0)
 
     def forget(self, holder: Holder) -> None:
         """The file is gone for good (deleted, closed)."""
         holder.let_go()
         with self._lock:
+            self._index_gone(holder)
             try:
                 self._holders.remove(holder)
             except ValueError:

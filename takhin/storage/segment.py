@@ -131,6 +131,9 @@ class Segment:
 
     def let_go(self) -> None:
         self.open_file = None
+        self.forget_index()
+
+    def forget_index(self) -> None:
         if self.sealed:
             self._index = None
 
@@ -167,6 +170,8 @@ class Segment:
 
     def adopt_index(self, index: SegmentIndex) -> None:
         self._index = index
+        if self.sealed:
+            self.files.index_loaded(self, index.size_bytes)
         self.max_timestamp = index.max_timestamp
 
     def _load_index(self) -> SegmentIndex | None:

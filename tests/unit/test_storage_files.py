@@ -16,12 +16,12 @@ import pytest
 
 from takhin._fastlog import crc32c
 from takhin.errors import NewerFormat
-from takhin.storage import checkpoint
+from takhin.storage import checkpoint, files
 from takhin.storage.checkpoint import PartitionCheckpoint
 from takhin.storage.files import OpenFiles, default_limit
 from takhin.storage.hints import SLOT_BYTES, FlushedHints
 
-from .storage_tools import QUIET, TOPIC_ID, Store, append, flip, flush, settle, stores, values, wait_until
+from .storage_tools import QUIET, TOPIC_ID, Store, append, configs, flip, flush, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
 
@@ -127,6 +127,48 @@ def test_unflushed_files_are_not_closed(make: Make) -> None:
         partition.flush_state = 0
         flush(partition)
         settle(partition)
+
+
+# -- indexes ---------------------------------------------------------------------------------
+
+
+def indexed(store: Store) -> list[int]:
+    """Places of the segments whose index is in memory."""
+    return [n for n, segment in enumerate(store.partition().segments) if segment.has_index()]
+
+
+def test_the_index_of_a_segment_that_is_full_stays_on_disk_only(make: Make) -> None:
+    store = make(configs=configs(segment_bytes=1024, index_interval_bytes=0)).open()
+    for _ in range(40):
+        append(store.partition(), bytes(200))
+    last = len(store.partition().segments) - 1
+    assert last > 5
+    wait_until(lambda: indexed(store) == [last])
+    assert values(store.partition(), 17)[0] == (17, bytes(200))
+    assert set(indexed(store)) - {last}, "it is read again for a place in between"
+
+
+def test_of_indexes_that_were_read_again_the_last_ones_are_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(configs=configs(segment_bytes=1024, index_interval_bytes=0)).open()
+    partition = store.partition()
+    for _ in range(40):
+        append(partition, bytes(200))
+    last = len(partition.segments) - 1
+    wait_until(lambda: indexed(store) == [last])
+    each = partition.segments[0].index().size_bytes
+    assert each > 0
+    monkeypatch.setattr(files, "INDEX_BYTES", 3 * each)
+    for segment in [*partition.segments[1:last], partition.segments[0]]:
+        segment.index()
+    assert indexed(store) == [0, last - 2, last - 1, last]
+    partition.segments[0].let_go()
+    partition.segments[0].index()
+    assert indexed(store) == [0, last - 2, last - 1, last], "counted once"
+    partition.raise_log_start(partition.segments[last].base_offset)
+    for segment in partition.drop_segments_below(partition.log_start_offset):
+        segment.close()
+    assert store.manager is not None
+    assert store.manager.environment.files._index_bytes == 0
 
 
 # -- hints -----------------------------------------------------------------------------------
