@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Generic, TypeVar
 
 #: Seconds of flushing that nobody waits for: so many are earned in each second, and at most so many are kept, or owed.
@@ -17,6 +18,8 @@ EARNED = 0.2
 MOST_S = 0.1
 #: Behind its time, seconds, a partition is flushed whatever the credit.
 LATEST_S = 5.0
+#: Looked at in one go: who appends waits meanwhile.
+LOOKS_AT_MOST = 1000
 #: Between two looks for what can be paid.
 PERIOD_S = 0.01
 
@@ -63,7 +66,7 @@ class Lingering(Generic[_Partition]):
         credit_s = self._earned(now)
         taken: list[_Partition] = []
         gone: list[_Partition] = []
-        for partition, due in self._due.items():
+        for partition, due in islice(self._due.items(), LOOKS_AT_MOST):
             if due > now:
                 break
             if not self._still_lingers(partition):

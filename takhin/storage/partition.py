@@ -312,8 +312,7 @@ class Partition:
 
     def _seal(self, segment: Segment) -> None:
         try:
-            if segment in self.segments:
-                segment.write_seal(segment.index(), segment.next_offset)
+            if segment in self.segments and segment.write_seal(segment.index(), segment.next_offset):
                 segment.forget_index()
         except OSError as problem:  # all of it can be had again from the log
             fields = {"segment": segment.path(fs.LOG_SUFFIX), "error": os.strerror(problem.errno or 0)}

@@ -248,9 +248,9 @@ class Segment:
             crc32c(times, old.time_crc),
         )
 
-    def write_seal(self, index: SegmentIndex, next_offset: int) -> None:
-        """Write index files and seal of a segment that has its successor. They can all be had again
-        from the log: a failure costs time later, and is only logged."""
+    def write_seal(self, index: SegmentIndex, next_offset: int) -> bool:
+        """Write index files and seal of a segment that has its successor; whether they are there. They can all be
+        had again from the log: a failure costs time later, and is only logged."""
         self.next_offset = next_offset
         if self.open_file is not None:
             self.open_file.free_blocks()
@@ -269,7 +269,9 @@ class Segment:
                 summary.time_crc,
             )
             _write_from(self.path(fs.SEAL_SUFFIX), 0, body + _CRC.pack(crc32c(body)))
+            written = True
         except OSError as problem:
+            written = False
             log.warning(
                 "index not written",
                 extra={"fields": {"segment": self.path(fs.LOG_SUFFIX), "error": os.strerror(problem.errno or 0)}},
@@ -278,6 +280,7 @@ class Segment:
         if not os.path.exists(self.path(fs.LOG_SUFFIX)):
             for suffix in (fs.INDEX_SUFFIX, fs.TIME_INDEX_SUFFIX, fs.SEAL_SUFFIX):
                 fs.remove_if_there(self.path(suffix))
+        return written
 
     def _read_seal(self) -> IndexSummary | None:
         data = self._read_small(fs.SEAL_SUFFIX, _SEAL.size + _CRC.size + 1)

@@ -6,12 +6,14 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from takhin import errors
+from takhin import _os, errors
 from takhin._segment import SegmentFile
 from takhin.storage import file_flush, flusher, group_flush
 from takhin.storage.hints import FlushedHints
@@ -231,3 +233,19 @@ def test_no_request_is_lost_whatever_the_timing(make: Make, calls: Calls, monkey
     assert lost == []
     assert calls.paths, "some were flushed with one call"
     assert all(store.partition(n).flushed_offset == rounds for n in range(MANY))
+
+
+@dataclass
+class File:
+    fd: int
+    path: str
+
+
+def test_the_call_names_the_file_that_failed(tmp_path: Path) -> None:
+    with (tmp_path / "good").open("wb") as good:
+        ours = File(good.fileno(), "good")
+        _os.flush_files([ours, ours])  # type: ignore[list-item]
+        with pytest.raises(OSError, match="bad") as failed:
+            _os.flush_files([ours, File(-1, "bad"), ours])  # type: ignore[list-item]
+    assert (failed.value.errno, failed.value.filename) == (errno.EBADF, "bad")
+    _os.flush_files([])

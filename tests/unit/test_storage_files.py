@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from takhin._fastlog import crc32c
 from takhin.errors import NewerFormat
-from takhin.storage import checkpoint, files
+from takhin.storage import checkpoint, files, segment
 from takhin.storage.checkpoint import PartitionCheckpoint
 from takhin.storage.files import OpenFiles, default_limit
 from takhin.storage.hints import SLOT_BYTES, FlushedHints
@@ -148,6 +149,20 @@ def test_the_index_of_a_segment_that_is_full_stays_on_disk_only(make: Make) -> N
     assert set(indexed(store)) - {last}, "it is read again for a place in between"
 
 
+def test_an_index_that_could_not_be_written_stays_in_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(configs=configs(segment_bytes=1024, index_interval_bytes=0)).open()
+
+    def full(path: str, position: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(segment, "_write_from", full)
+    for _ in range(12):
+        append(store.partition(), bytes(200))
+    assert len(store.partition().segments) > 2
+    wait_until(lambda: not any(each.pinned for each in store.partition().segments))
+    assert indexed(store) == list(range(len(store.partition().segments)))
+
+
 def test_of_indexes_that_were_read_again_the_last_ones_are_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(configs=configs(segment_bytes=1024, index_interval_bytes=0)).open()
     partition = store.partition()
@@ -158,15 +173,15 @@ def test_of_indexes_that_were_read_again_the_last_ones_are_kept(make: Make, monk
     each = partition.segments[0].index().size_bytes
     assert each > 0
     monkeypatch.setattr(files, "INDEX_BYTES", 3 * each)
-    for segment in [*partition.segments[1:last], partition.segments[0]]:
-        segment.index()
+    for each_segment in [*partition.segments[1:last], partition.segments[0]]:
+        each_segment.index()
     assert indexed(store) == [0, last - 2, last - 1, last]
     partition.segments[0].let_go()
     partition.segments[0].index()
     assert indexed(store) == [0, last - 2, last - 1, last], "counted once"
     partition.raise_log_start(partition.segments[last].base_offset)
-    for segment in partition.drop_segments_below(partition.log_start_offset):
-        segment.close()
+    for gone in partition.drop_segments_below(partition.log_start_offset):
+        gone.close()
     assert store.manager is not None
     assert store.manager.environment.files._index_bytes == 0
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from takhin.storage import lingering as module
 from takhin.storage.lingering import EARNED, LATEST_S, MOST_S, PERIOD_S, Lingering
 
 LINGER_S = 0.01
@@ -53,11 +54,11 @@ def test_one_that_is_added_again_keeps_its_time(clock: Clock) -> None:
 
 
 def test_who_was_asked_for_meanwhile_is_left_out_and_costs_nothing(clock: Clock) -> None:
-    lazy = lingering(asked=frozenset(range(0, 2000, 2)))
-    for n in range(2000):
+    lazy = lingering(asked=frozenset(range(0, 800, 2)))
+    for n in range(800):
         lazy.add(n)
     clock.now += LINGER_S
-    assert lazy.take(MOST_S / 1000) == list(range(1, 2000, 2))[:1000]
+    assert lazy.take(MOST_S / 400) == list(range(1, 800, 2))
     assert lazy.take_all() == []
 
 
@@ -133,3 +134,12 @@ def test_a_group_takes_all(clock: Clock) -> None:
         lazy.add(n)
     assert lazy.take_all() == [0, 1, 2, 4]
     assert lazy.wait_s() is None
+
+
+def test_one_look_goes_through_so_many_and_the_next_goes_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOKS_AT_MOST", 3)
+    lazy = lingering(asked=frozenset([1]))
+    for n in range(7):
+        lazy.add(n)
+    clock.now += LINGER_S
+    assert [lazy.take(0.001) for _ in range(3)] == [[0, 2], [3, 4, 5], [6]]
