@@ -18,6 +18,7 @@ from takhin._wire import keep_buffers
 from takhin.app import SWITCH_INTERVAL
 from takhin.config import GrpcConfig
 from takhin.server.options import KEPT_BUFFER_BYTES, server_options
+from takhin.server.pacing import unpace_loopback
 
 from .requests import STREAM_MESSAGES, read_messages
 
@@ -60,6 +61,7 @@ def main() -> None:
         options=server_options(config),
     )
     port = server.add_insecure_port("127.0.0.1:0")
+    unpace_loopback(port)
     server.start()
     print(port, flush=True)
     server.wait_for_termination()

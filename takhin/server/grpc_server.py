@@ -22,6 +22,7 @@ from .health import Health
 from .inflight import InFlight
 from .info import Info
 from .options import KEPT_BUFFER_BYTES, server_options
+from .pacing import unpace_loopback
 from .pools import Pools
 from .produce import Producer
 from .produce_stream import ProduceStreams
@@ -113,6 +114,7 @@ class GrpcServer:
             raise AddressInUse(
                 f"cannot listen on {where} (grpc.addr): it is in use, or not an address of this machine"
             ) from None
+        unpace_loopback(self.port)
         self._timers.start()
         self._senders.start()
         if self._stand_in is not None:
