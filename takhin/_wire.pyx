@@ -37,6 +37,7 @@ cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     # As pointers: a bytes object can be resized only while there is one reference to it.
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size) except NULL
+    void set_size "Py_SET_SIZE"(void* o, Py_ssize_t size)
     int resize_bytes "_PyBytes_Resize"(PyObject** data, Py_ssize_t size) except -1
 
 cdef extern from *:
@@ -60,6 +61,8 @@ cdef enum:
 
     # Of the size of a large chunk, the room that a response has at once.
     CHUNKS = 8
+    # Of a message, the part that may be left unused behind it: an eighth.
+    SPARE_SHIFT = 3
     # At most, of a tag and an integer.
     FIELD_BYTES = 12
 
@@ -373,6 +376,17 @@ cdef class ConsumeResponse:
         self.out.room = room
         return 0
 
+    cdef int cut(self, Py_ssize_t size) except -1:
+        """The message becomes shorter. A little memory behind it is kept, for as long as the message: given back, it
+        goes to something small, and the next message finds no place where this one was."""
+        cdef Py_ssize_t spare = PyBytes_GET_SIZE(<object>self.raw) - size
+        if 0 <= spare <= size >> SPARE_SHIFT:
+            set_size(<void*>self.raw, size)
+            PyBytes_AS_STRING(<object>self.raw)[size] = 0
+        else:
+            resize_bytes(&self.raw, size)
+        return 0
+
     def finish(self, int64_t high_watermark, int64_t log_start_offset):
         cdef PyObject* raw
         cdef uint8_t* p
@@ -389,7 +403,7 @@ cdef class ConsumeResponse:
         if head != self.head:
             memmove(p + head, p + self.head, <size_t>self.out.size)
         if PyBytes_GET_SIZE(<object>self.raw) != size:
-            resize_bytes(&self.raw, size)
+            self.cut(size)
         p = <uint8_t*>PyBytes_AS_STRING(<object>self.raw)
         p = write_text(p, BYTES_1, <const uint8_t*>PyBytes_AS_STRING(self.topic), PyBytes_GET_SIZE(self.topic))
         p = write_int(p, VARINT_2, self.partition)

@@ -5,7 +5,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ._bytes cimport SPREAD_BITS, spread_varint, unzigzag, varint_size, write_varint
+from ._bytes cimport spread_varint, unzigzag, varint_size, write_varint
 from ._fastlog cimport HeaderSpan
 from ._fastlog_walk cimport Place, RecordView, Walk, header_next, walk_back, walk_mark, walk_next
 from ._wire_fields cimport (
@@ -35,6 +35,7 @@ cdef enum:
     BLOCKS_BYTES = 256          # above, memcpy is quicker than blocks
     PLAIN_RECORDS = 4           # left in a batch: below, a try costs more than it gives
     PREFIX_BYTES = 16           # at least what is looked at before the end of a key is known
+    SHORT_BITS = 49             # of a number that fits in 8 bytes with its tag
 
 
 cdef struct Records:
@@ -133,11 +134,20 @@ cdef inline uint8_t* write_length(uint8_t* p, uint32_t tag, int64_t length) noex
         return p + 3
     return write_varint(p + 1, <uint64_t>length)
 
-cdef inline uint8_t* write_spread(uint8_t* p, uint32_t tag, uint64_t varint, int size) noexcept nogil:
-    """A field of `spread_varint`. Nine bytes are written to."""
-    p[0] = <uint8_t>tag
-    memcpy(p + 1, &varint, 8)
-    return p + 1 + size
+cdef inline int64_t short_text_size(int64_t length) noexcept nogil:
+    """Bytes of a tag of one byte, a length below 2^21, and as many bytes."""
+    return length + 2 + (length >= 0x80) + (length >= 0x4000)
+
+cdef inline uint64_t short_field(uint32_t tag, uint64_t v, int* size) noexcept nogil:
+    """A field with a tag of one byte and a number below 2^SHORT_BITS, first byte lowest, and its size."""
+    cdef int digits = varint_size(v)
+    size[0] = 1 + digits
+    return spread_varint(v, digits) << 8 | tag
+
+cdef inline uint8_t* write_field(uint8_t* p, uint64_t field, int size) noexcept nogil:
+    """Eight bytes are written to."""
+    memcpy(p, &field, 8)
+    return p + size
 
 cdef inline uint8_t* write_blocks(uint8_t* p, const uint8_t* data, int64_t length) noexcept nogil:
     """Copies `length` bytes, and perhaps as many as BLOCK_BYTES behind them."""
@@ -168,20 +178,19 @@ cdef inline void write_plain_records(
     cdef uint8_t* to = out.p + out.size
     cdef int64_t room = min(max_bytes, out.room - BLOCK_BYTES)
     cdef int64_t written = out.size, count = out.count, next_offset = walk.next_offset
-    cdef int64_t base_offset = walk.base_offset, end_offset = min(walk.end_offset, <int64_t>1 << SPREAD_BITS)
+    cdef int64_t base_offset = walk.base_offset, end_offset = min(walk.end_offset, <int64_t>1 << SHORT_BITS)
     cdef int64_t base_timestamp = walk.base_timestamp, append_timestamp = walk.append_timestamp
     cdef int32_t index = walk.record_index, record_count = walk.record_count
     cdef uint64_t length, delta, offset_delta, key_raw, value_raw
     cdef int64_t offset, timestamp, key_length, value_length, size, framed
-    # Varints: of what is the same for many records, they are kept.
-    cdef uint64_t offset_varint, timestamp_varint = 0, partition_varint = 0
-    cdef int offset_size, timestamp_size = 0, partition_size = 0
-    cdef int64_t kept_timestamp = 0
+    # Fields that are the same for many records, or nearly, are kept.
+    cdef uint64_t offset_field = 0, timestamp_field = 0, partition_field = 0
+    cdef int offset_size = 0, timestamp_size = 0, partition_size = 0
+    cdef int64_t kept_timestamp = 0, kept_offset = -1
     if partition < 0:
         return
     if partition != 0:
-        partition_size = varint_size(partition)
-        partition_varint = spread_varint(partition, partition_size)
+        partition_field = short_field(VARINT_6, partition, &partition_size)
     while index < record_count and count < max_records:
         if batch_end - at < PREFIX_BYTES:
             break
@@ -216,23 +225,23 @@ cdef inline void write_plain_records(
         timestamp = append_timestamp if append_timestamp >= 0 else <int64_t>(
             <uint64_t>base_timestamp + <uint64_t>unzigzag(delta))
         if timestamp != kept_timestamp:
-            if timestamp >> SPREAD_BITS != 0:
+            if timestamp >> SHORT_BITS != 0:
                 break
             kept_timestamp = timestamp
-            timestamp_size = varint_size(timestamp)
-            timestamp_varint = spread_varint(timestamp, timestamp_size)
+            timestamp_field = short_field(VARINT_4, timestamp, &timestamp_size)
         elif timestamp == 0:
             break
-        offset_size = varint_size(offset)
-        offset_varint = spread_varint(offset, offset_size)
-        size = 2 + timestamp_size + offset_size
-        if partition_size != 0:
-            size += 1 + partition_size
+        if offset == kept_offset + 1 and offset & 0x7F:
+            offset_field += 0x100  # one more in the first byte behind the tag, which has room for it
+        else:
+            offset_field = short_field(VARINT_5, offset, &offset_size)
+        kept_offset = offset
+        size = timestamp_size + offset_size + partition_size
         if key_raw != 1:
-            size += bytes_size(BYTES_1, key_length)
+            size += short_text_size(key_length)
         if value_raw != 1:
-            size += bytes_size(BYTES_2, value_length)
-        framed = bytes_size(BYTES_4, size)
+            size += short_text_size(value_length)
+        framed = short_text_size(size)
         if written + framed > room:
             break
         to = write_length(to, BYTES_4, size)
@@ -240,10 +249,10 @@ cdef inline void write_plain_records(
             to = write_blocks(write_length(to, BYTES_1, key_length), key, key_length)
         if value_raw != 1:
             to = write_blocks(write_length(to, BYTES_2, value_length), p, value_length)
-        to = write_spread(to, VARINT_4, timestamp_varint, timestamp_size)
-        to = write_spread(to, VARINT_5, offset_varint, offset_size)
+        to = write_field(to, timestamp_field, timestamp_size)
+        to = write_field(to, offset_field, offset_size)
         if partition_size != 0:
-            to = write_spread(to, VARINT_6, partition_varint, partition_size)
+            to = write_field(to, partition_field, partition_size)
         written += framed
         count += 1
         index += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import sys
 
 import pytest
 
@@ -128,6 +129,19 @@ def test_a_response_is_opened_once() -> None:
         _wire.ConsumeResponse("t", 0, 0, 100, 0)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         _wire.ConsumeResponse(b"t", 0, 0, 100, 0).add(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spare", [0, 1, 100, 5000, 60_000])
+def test_a_message_that_has_memory_to_spare_is_as_any_other(spare: int) -> None:
+    content: list[Record] = [(None, b"x" * 50_000, [], NOW)]
+    response = _wire.ConsumeResponse(b"t", 0, 0, 50_100 + spare, 0)
+    response.add(Batches(batch(content)))
+    message = response.finish(1, 0)
+    wanted = pb.ConsumeMessagesResponse(topic="t", high_watermark=1, records=expected(content, 0))
+    assert message == wanted.SerializeToString(deterministic=True)
+    assert hash(message) == hash(bytes(bytearray(message)))
+    assert message + b"." == b"".join([message, b"."])
+    assert sys.getsizeof(message) == sys.getsizeof(b"") + len(message)
 
 
 # -- plain records ------------------------------------------------------------------------------
