@@ -52,10 +52,6 @@ cdef inline int varint_size(uint64_t v) noexcept nogil:
     # Division by 7, for bits 0 to 63.
     return ((63 - __builtin_clzll(v | 1)) * 9 + 73) >> 6
 
-# Larger values do not fit in 8 bytes as varints.
-cdef enum:
-    SPREAD_BITS = 56
-
 cdef inline uint64_t spread_varint(uint64_t v, int size) noexcept nogil:
     """The varint of v, below 2^56, whose size that is, first byte lowest."""
     # Halves of 28 bits, of those halves of 14, of those halves of 7, each to the beginning of its own room.

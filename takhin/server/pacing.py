@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
@@ -30,32 +31,40 @@ def unpace_loopback(port: int) -> int:
     if option is None:
         return 0
     changed = 0
-    for name in _open_sockets():
+    for one in _open_sockets():
         try:
-            with socket.socket(fileno=os.dup(int(name))) as one:
-                if not _listens_on_loopback(one, port):
-                    continue
-                if one.getsockopt(socket.IPPROTO_TCP, option, _NAME_BYTES).startswith(_PACES):
-                    one.setsockopt(socket.IPPROTO_TCP, option, _INSTEAD)
-                    changed += 1
-        except OSError as error:  # closed meanwhile, or no such thing
+            if _listens_on_loopback(one, port) and _paces(one, option):
+                one.setsockopt(socket.IPPROTO_TCP, option, _INSTEAD)
+                changed += 1
+        except OSError as error:
             log.debug("cannot look at a socket", extra={"fields": {"error": str(error)}})
     return changed
 
 
-def _open_sockets() -> list[str]:
-    folder = "/proc/self/fd"
-    found = []
+def _open_sockets() -> Iterator[socket.socket]:
+    """Duplicates, each closed when the next is asked for: a number may be another file's a moment later."""
     try:
-        for name in os.listdir(folder):
-            try:
-                if stat.S_ISSOCK(os.stat(f"{folder}/{name}").st_mode):
-                    found.append(name)
-            except OSError:  # closed meanwhile
-                continue
+        names = os.listdir("/proc/self/fd")
     except OSError:
-        return []
-    return found
+        return
+    for name in names:
+        try:
+            if not stat.S_ISSOCK(os.stat(int(name)).st_mode):
+                continue
+            copy = os.dup(int(name))
+        except OSError:  # closed meanwhile
+            continue
+        try:
+            one = socket.socket(fileno=copy)
+        except OSError:  # no socket any more
+            os.close(copy)
+            continue
+        with one:
+            yield one
+
+
+def _paces(one: socket.socket, option: int) -> bool:
+    return one.getsockopt(socket.IPPROTO_TCP, option, _NAME_BYTES).startswith(_PACES)
 
 
 def _listens_on_loopback(one: socket.socket, port: int) -> bool:

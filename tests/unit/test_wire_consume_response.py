@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+import tracemalloc
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_a_response_is_opened_once() -> None:
 @pytest.mark.parametrize("spare", [0, 1, 100, 5000, 60_000])
 def test_a_message_that_has_memory_to_spare_is_as_any_other(spare: int) -> None:
     content: list[Record] = [(None, b"x" * 50_000, [], NOW)]
-    response = _wire.ConsumeResponse(b"t", 0, 0, 50_100 + spare, 0)
+    response = _wire.ConsumeResponse(b"t", 0, 1, 50_100 + spare, 0)
     response.add(Batches(batch(content)))
     message = response.finish(1, 0)
     wanted = pb.ConsumeMessagesResponse(topic="t", high_watermark=1, records=expected(content, 0))
@@ -142,6 +143,22 @@ def test_a_message_that_has_memory_to_spare_is_as_any_other(spare: int) -> None:
     assert hash(message) == hash(bytes(bytearray(message)))
     assert message + b"." == b"".join([message, b"."])
     assert sys.getsizeof(message) == sys.getsizeof(b"") + len(message)
+
+
+@pytest.mark.parametrize(("spare", "kept"), [(5000, True), (60_000, False)])
+def test_memory_behind_a_message_is_kept_up_to_an_eighth_of_it(spare: int, kept: bool) -> None:
+    tracemalloc.start()
+    try:
+        response = _wire.ConsumeResponse(b"t", 0, 1, 50_100 + spare, 0)
+        response.add(Batches(batch([(None, b"x" * 50_000, [], NOW)])))
+        before = tracemalloc.get_traced_memory()[0]
+        message = response.finish(1, 0)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert before > len(message) + min(spare, 50_000)
+    # Some small objects come and go besides.
+    assert after > before - 1000 if kept else after < len(message) + 1000
 
 
 # -- plain records ------------------------------------------------------------------------------
