@@ -23,14 +23,20 @@ from takhin.server.pacing import unpace_loopback
 from .requests import STREAM_MESSAGES, read_messages
 
 UNARY, BIDI, SEND = "/bench.Bare/Unary", "/bench.Bare/Bidi", "/bench.Bare/Send"
+#: As SEND, but no message is one that the processor still has in its cache from the last time: no log sends such.
+SEND_IN_TURN = "/bench.Bare/SendInTurn"
+#: More than the caches of most processors hold, at 1 MiB each.
+IN_TURN = 64
 
 
 class Bare(grpc.GenericRpcHandler):
     def __init__(self, answer: bytes, sent: list[bytes]) -> None:
+        in_turn = [bytes(bytearray(message)) for message in sent for _ in range(IN_TURN)]
         self._handlers = {
             UNARY: grpc.unary_unary_rpc_method_handler(lambda _request, _context: answer),
             BIDI: grpc.stream_stream_rpc_method_handler(lambda requests, _context: self._echo(requests, answer)),
             SEND: grpc.unary_stream_rpc_method_handler(lambda _request, _context: self._send(sent)),
+            SEND_IN_TURN: grpc.unary_stream_rpc_method_handler(lambda _request, _context: self._send(in_turn)),
         }
 
     @staticmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from . import requests
-from .bare import BIDI, SEND, UNARY
+from .bare import BIDI, IN_TURN, SEND, SEND_IN_TURN, UNARY
 from .requests import SERVICE
 
 MIB = 1 << 20
@@ -84,12 +84,14 @@ def _unary(name: str, title: str, acks: int, window: int, goal: float | None, mo
     )
 
 
-def _consume(name: str, title: str, records: int, size: int, goal: float, least: float = 0.0) -> Row:
+def _consume(
+    name: str, title: str, records: int, size: int, goal: float | None, least: float = 0.0, method: str = SEND
+) -> Row:
     """The records have just been written: they are in the page cache."""
     total = requests.STREAM_MESSAGES * MIB
     fill = [requests.batch(TOPIC, 0, records, size, 1)]
     return Row(
-        name, title, "consume", SERVICE + "ConsumeMessages", SEND, [requests.consume(TOPIC, 0, MIB)],
+        name, title, "consume", SERVICE + "ConsumeMessages", method, [requests.consume(TOPIC, 0, MIB)],
         1 / requests.consumed_record_bytes(size), goal, window=1, error_field=5,
         fill=fill, fill_times=total // (records * requests.consumed_record_bytes(size)),
         absolute=("records_per_second", ">=", least) if least else None,
@@ -105,6 +107,14 @@ def rows() -> list[Row]:
         _batches("batch-2000x100-acks1", "ProduceBatchStream, 2,000 x 100 B, acks 1", 2000, 100, 1, 0.65),
         _consume("consume-1k", "ConsumeMessages, 1 MiB responses, 1 KiB records", 256, 1024, 0.85),
         _consume("consume-100", "ConsumeMessages, 1 MiB responses, 100 B records", 2000, 100, 0.85, 1e6),
+        _consume(
+            "consume-1k-in-turn", f"1 KiB records, to {IN_TURN} different messages in turn", 256, 1024, None,
+            method=SEND_IN_TURN,
+        ),
+        _consume(
+            "consume-100-in-turn", f"100 B records, to {IN_TURN} different messages in turn", 2000, 100, None,
+            method=SEND_IN_TURN,
+        ),
         _unary("unary-acks1", "ProduceMessage, 1 KiB, acks 1, 64 callers", 1, 64, 0.90),
         _unary("unary-durable", "ProduceMessage, 1 KiB, acks -1, 64 callers", -1, 64, None),
         _unary("unary-durable-1", "ProduceMessage, 1 KiB, acks -1, 1 caller: mean", -1, 1, None, 1000),
