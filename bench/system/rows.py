@@ -108,11 +108,11 @@ def rows() -> list[Row]:
         _consume("consume-1k", "ConsumeMessages, 1 MiB responses, 1 KiB records", 256, 1024, 0.85),
         _consume("consume-100", "ConsumeMessages, 1 MiB responses, 100 B records", 2000, 100, 0.85, 1e6),
         _consume(
-            "consume-1k-in-turn", f"1 KiB records, to {IN_TURN} different messages in turn", 256, 1024, None,
+            "consume-1k-in-turn", f"the same, 1 KiB, to {IN_TURN} different messages in turn", 256, 1024, None,
             method=SEND_IN_TURN,
         ),
         _consume(
-            "consume-100-in-turn", f"100 B records, to {IN_TURN} different messages in turn", 2000, 100, None,
+            "consume-100-in-turn", f"the same, 100 B, to {IN_TURN} different messages in turn", 2000, 100, None,
             method=SEND_IN_TURN,
         ),
         _unary("unary-acks1", "ProduceMessage, 1 KiB, acks 1, 64 callers", 1, 64, 0.90),
