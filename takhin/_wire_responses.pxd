@@ -161,6 +161,111 @@ cdef inline uint8_t* write_blocks(uint8_t* p, const uint8_t* data, int64_t lengt
         if i >= length:
             return p + length
 
+cdef struct Alike:
+    int64_t stored          # bytes of a record in its batch, and
+    int64_t framed          # in the message
+    int head_size           # bytes before its key, or before its value when there is no key
+    uint64_t[2] head        # they, first byte lowest, and zeros
+    uint64_t step           # how much more head[0] is in the next
+    bint keyed
+    int64_t key_length
+    int value_head_size     # bytes between key and value
+    uint32_t value_head
+    uint64_t lead           # in the message, before the key or value
+    int lead_size
+    uint64_t value_lead     # there between key and value
+    int value_lead_size
+    int64_t value_length
+
+
+cdef inline uint64_t low_bytes(int size) noexcept nogil:
+    """A mask of so many bytes: of 8 or more all, below 1 none."""
+    if size >= 8:
+        return ~<uint64_t>0
+    return ((<uint64_t>1 << (8 * size)) - 1) if size > 0 else 0
+
+cdef inline void see_alike(
+    Alike* alike, const uint8_t* at, int offset_at, const uint8_t* key, bint keyed, int64_t key_length,
+    const uint8_t* value, int64_t value_length, int64_t size
+) noexcept nogil:
+    """What the plain record that is at `at` and will take `size` bytes has in common with others of its batch that are as long.
+    Its value is there; its offset, `offset_at` bytes behind its beginning."""
+    cdef uint8_t[16] lead
+    cdef uint8_t* p
+    alike.stored = value + value_length + 1 - at
+    alike.framed = short_text_size(size)
+    alike.keyed = keyed
+    alike.key_length = key_length
+    alike.value_length = value_length
+    alike.head_size = <int>((key if keyed else value) - at)
+    memcpy(alike.head, at, 16)
+    alike.head[0] &= low_bytes(alike.head_size)
+    alike.head[1] &= low_bytes(alike.head_size - 8)
+    alike.step = <uint64_t>2 << (8 * offset_at)
+    p = write_length(lead, BYTES_4, size)
+    if keyed:
+        p = write_length(p, BYTES_1, key_length)
+        alike.lead_size = <int>(p - lead)
+        memcpy(&alike.lead, lead, 8)
+        alike.value_head_size = <int>(value - key - key_length)
+        memcpy(&alike.value_head, key + key_length, 4)
+        alike.value_head &= <uint32_t>low_bytes(alike.value_head_size)
+        p = write_length(lead, BYTES_2, value_length)
+        alike.value_lead_size = <int>(p - lead)
+        memcpy(&alike.value_lead, lead, 8)
+    else:
+        p = write_length(p, BYTES_2, value_length)
+        alike.lead_size = <int>(p - lead)
+        memcpy(&alike.lead, lead, 8)
+
+cdef inline int64_t write_alike(
+    const Alike* alike, const uint8_t* at, const uint8_t* at_end, uint8_t* to, const uint8_t* to_end, int64_t most,
+    uint64_t timestamp_field, int timestamp_size, uint64_t offset_field, int offset_size,
+    uint64_t partition_field, int partition_size
+) noexcept nogil:
+    """Writes the records from `at` on that differ from the one before in nothing but key, value, and an offset that is
+    one more, in the bytes that it has. Returns how many: `most`, or as many as end by `at_end` and `to_end`."""
+    cdef uint64_t low_mask = low_bytes(alike.head_size), high_mask = low_bytes(alike.head_size - 8)
+    cdef uint32_t value_mask = <uint32_t>low_bytes(alike.value_head_size)
+    cdef uint64_t head = alike.head[0], high_head = alike.head[1], step = alike.step, lead = alike.lead
+    cdef int64_t stored = alike.stored, key_length = alike.key_length, value_length = alike.value_length
+    cdef int head_size = alike.head_size, lead_size = alike.lead_size
+    cdef bint keyed = alike.keyed
+    cdef const uint8_t* last_at = at_end - stored
+    cdef const uint8_t* last_to = to_end - alike.framed
+    cdef const uint8_t* p
+    cdef uint64_t low, high
+    cdef uint32_t value_head
+    cdef int64_t n = 0
+    while n < most and at <= last_at and to <= last_to:
+        head += step
+        memcpy(&low, at, 8)
+        memcpy(&high, at + 8, 8)
+        if (low & low_mask) ^ head | (high & high_mask) ^ high_head:
+            break
+        # Behind the value: the number of headers, 0, and nothing else.
+        if at[stored - 1] != 0:
+            break
+        p = at + head_size
+        if keyed:
+            memcpy(&value_head, p + key_length, 4)
+            if value_head & value_mask != alike.value_head:
+                break
+            to = write_blocks(write_field(to, lead, lead_size), p, key_length)
+            to = write_field(to, alike.value_lead, alike.value_lead_size)
+            p += key_length + alike.value_head_size
+        else:
+            to = write_field(to, lead, lead_size)
+        to = write_blocks(to, p, value_length)
+        to = write_field(to, timestamp_field, timestamp_size)
+        offset_field += 0x100
+        to = write_field(to, offset_field, offset_size)
+        if partition_size != 0:
+            to = write_field(to, partition_field, partition_size)
+        at += stored
+        n += 1
+    return n
+
 cdef inline void write_plain_records(
     Walk* walk, int32_t partition, int64_t max_bytes, int64_t max_records, Records* out
 ) noexcept nogil:
@@ -187,6 +292,11 @@ cdef inline void write_plain_records(
     cdef uint64_t offset_field = 0, timestamp_field = 0, partition_field = 0
     cdef int offset_size = 0, timestamp_size = 0, partition_size = 0
     cdef int64_t kept_timestamp = 0, kept_offset = -1
+    # Where two are alike, so are often those behind them.
+    cdef Alike alike
+    cdef uint64_t kept_shape = 0, shape
+    cdef const uint8_t* offset_at
+    cdef int64_t most, more
     if partition < 0:
         return
     if partition != 0:
@@ -203,6 +313,7 @@ cdef inline void write_plain_records(
         p = read_short(p + 1, &delta)
         if p == NULL:
             break
+        offset_at = p
         p = read_short(p, &offset_delta)
         if p == NULL or offset_delta & 1:
             break
@@ -257,6 +368,27 @@ cdef inline void write_plain_records(
         count += 1
         index += 1
         next_offset = offset + 1
+        shape = length | delta << 21 | value_raw << 42
+        if shape == kept_shape and value_raw != 1:
+            # No longer than the lowest 7 bits of the offset have room, here (twice the offset) and there.
+            most = min(
+                min(<int64_t>(0x7F - (offset_delta & 0x7F)) >> 1, 0x7F - (offset & 0x7F)),
+                min(min(record_count - index, max_records - count), end_offset - next_offset),
+            )
+            see_alike(&alike, at, <int>(offset_at - at), key, key_raw != 1, key_length, p, value_length, size)
+            more = write_alike(
+                &alike, end, min(batch_end, data_end - BLOCK_BYTES), to, out.p + room, most,
+                timestamp_field, timestamp_size, offset_field, offset_size, partition_field, partition_size,
+            )
+            offset_field += <uint64_t>more * 0x100
+            kept_offset += more
+            end += more * alike.stored
+            to += more * framed
+            written += more * framed
+            count += more
+            index += <int32_t>more
+            next_offset += more
+        kept_shape = shape
         at = end
     walk.record_position = at - walk.data
     walk.record_index = index
