@@ -19,17 +19,16 @@ from ._fastlog cimport (
 )
 from ._fastlog_walk cimport Walk, walk_open, walk_save
 from ._wire_fields cimport (
-    BAD_GROUP_ID, BAD_HEADER_KEY, BAD_TOPIC, CUT_FIELD, CUT_GROUP, CUT_VARINT, FIELD_ZERO, LONG_VARINT, MANY_HEADERS,
-    MANY_RECORDS, NO_MEMORY, Reader, STRAY_GROUP_END, TOO_DEEP, WIRE_TYPE,
-    int_size, text_size, write_int, write_text,
+    BYTES_1, BYTES_5, BYTES_7, VARINT_2, VARINT_3, VARINT_4, VARINT_5, VARINT_6, VARINT_8, VARINT_9, VARINT_100,
+    BAD_GROUP_ID, BAD_HEADER_KEY, BAD_TOPIC, CUT_FIELD, CUT_GROUP, CUT_VARINT, FIELD_ZERO, LONG_VARINT,
+    MANY_HEADERS, MANY_RECORDS, NO_MEMORY, STRAY_GROUP_END, TOO_DEEP, WIRE_TYPE, Reader, int_size, text_size,
+    write_int, write_text,
 )
+from ._wire_plain cimport Records
 from ._wire_requests cimport (
     ConsumeFields, ProduceFields, RECORDS_AT_MOST, Text, read_batch, read_consume, read_message,
 )
-from ._wire_responses cimport (
-    BYTES_1, BYTES_5, BYTES_7, Records, VARINT_100, VARINT_2, VARINT_3, VARINT_4, VARINT_5, VARINT_6, VARINT_8, VARINT_9,
-    write_records,
-)
+from ._wire_responses cimport write_records
 
 from .errors import DataLoss, MalformedMessage, TooManyRecords
 

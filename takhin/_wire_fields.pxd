@@ -9,12 +9,27 @@ from libc.string cimport memcpy
 
 from ._bytes cimport read_varint, varint_size, write_varint
 
-
 cdef extern from "_utf8.h" nogil:
     const uint8_t* utf8_fault "takhin_utf8_fault"(const uint8_t* p, const uint8_t* end) noexcept
     int64_t utf8_repaired_size "takhin_utf8_repaired_size"(const uint8_t* p, const uint8_t* end) noexcept
     uint8_t* utf8_repair "takhin_utf8_repair"(uint8_t* to, const uint8_t* p, const uint8_t* end) noexcept
 
+# Tags: field number << 3 | wire type.
+cdef enum:
+    VARINT_2 = 2 << 3
+    VARINT_3 = 3 << 3
+    VARINT_4 = 4 << 3
+    VARINT_5 = 5 << 3
+    VARINT_6 = 6 << 3
+    VARINT_8 = 8 << 3
+    VARINT_9 = 9 << 3
+    VARINT_100 = 100 << 3
+    BYTES_1 = 1 << 3 | 2
+    BYTES_2 = 2 << 3 | 2
+    BYTES_3 = 3 << 3 | 2
+    BYTES_4 = 4 << 3 | 2
+    BYTES_5 = 5 << 3 | 2
+    BYTES_7 = 7 << 3 | 2
 
 # Wire types.
 cdef enum:

@@ -220,6 +220,110 @@ def test_bytes_that_are_damaged_give_the_records_before_or_a_loss() -> None:
         assert quick.next_offset == slow.next_offset
 
 
+# -- records that are alike ---------------------------------------------------------------------
+
+BYTES = bytes(range(256)) * 40
+
+
+def alike(count: int, key: int | None, size: int, timestamp: int = NOW) -> list[Record]:
+    """Of the same lengths, each with its own bytes."""
+    return [
+        (None if key is None else BYTES[-n % 256 :][:key], BYTES[n % 256 :][:size], [], timestamp) for n in range(count)
+    ]
+
+
+def in_one_message(content: list[Record], base_offset: int, partition: int = 0) -> None:
+    response = _wire.ConsumeResponse(b"", partition, 0, 1 << 30, 0)
+    assert response.add(Batches(batch(content, base_offset)))
+    wanted = pb.ConsumeMessagesResponse(partition=partition, records=expected(content, base_offset, partition))
+    assert response.finish(0, 0) == wanted.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("key", [None, 0, 1, 8, 127, 128])
+@pytest.mark.parametrize("size", [0, 1, 31, 100, 127, 128, 256, 257, 9000])
+def test_records_that_are_alike_are_written_as_google_protobuf_does(key: int | None, size: int) -> None:
+    content = alike(150, key, size)
+    for base_offset in (0, 1, 100, 2**14 - 70, 2**21 - 3, 2**31, 2**49 - 75):
+        in_one_message(content, base_offset, base_offset & 1)
+
+
+def test_records_that_are_alike_in_a_batch_with_numbers_of_each_size() -> None:
+    in_one_message([*alike(1, None, 3, NOW - 20_000), *alike(20_000, None, 3)], 16_000, 300)
+
+
+KINDS: list[Record] = [
+    (b"kkkk", b"v" * 10, [], NOW),
+    (None, b"v" * 14, [], NOW),
+    (b"", b"v" * 14, [], NOW),
+    (b"k" * 14, None, [], NOW),
+    (b"k" * 5, b"v" * 9, [], NOW),
+    (b"k" * 14, b"", [], NOW),
+    (b"kkkk", b"v" * 6, [("h", b"x")], NOW),
+    (None, b"v" * 10, [("h", b"x")], NOW),
+    (None, b"v" * 14, [], NOW + 1),
+    (None, b"v" * 14, [], NOW - 1),
+    (None, b"v" * 13, [], NOW + 64),
+    (None, b"v" * 15, [], NOW),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_that_differs_among_others_that_are_as_long(kind: Record) -> None:
+    for others in KINDS:
+        for place in (1, 2, 3, 4, 5, 9, 62, 63, 64, 65, 66, 69):
+            content = [others] * 70
+            content[place : place + place % 3 + 1] = [kind] * (place % 3 + 1)
+            in_one_message(content, 0)
+
+
+def test_a_bound_among_records_that_are_alike_holds_to_the_byte() -> None:
+    content = alike(140, 2, 5)
+    size = pb.ConsumeMessagesResponse(records=expected(content[:1], 200)).ByteSize()
+    data = batch(content, 200) + batch(content, 340)
+    for max_bytes in range(size, 280 * size + 10, 5):
+        assert respond(Batches(data), max_bytes=max_bytes)[1] == list(range(200, 200 + min(max_bytes // size, 280)))
+    for max_records in range(1, 290):
+        found = respond(Batches(data), max_records=max_records)[1]
+        assert found == list(range(200, 200 + min(max_records, 280)))
+
+
+@pytest.mark.parametrize("content", [alike(30, None, 9), alike(30, 3, 7), alike(150, None, 70, NOW + 20_000)])
+def test_damage_among_records_that_are_alike_gives_the_records_before_or_a_loss(content: list[Record]) -> None:
+    original = batch([(b"k", b"v", [], NOW), *content], 100)
+    for place in range(61, len(original), len(original) // 700 + 1):
+        for change in (1, 2, 4, 8, 0x80, original[place]):
+            data = bytearray(original)
+            data[place] ^= change
+            slow, quick = Batches(bytes(data)), Batches(bytes(data))
+            assert read_through(quick, 0) == read_through(slow, 1)
+            assert quick.next_offset == slow.next_offset
+
+
+@pytest.mark.parametrize("key", [None, 4])
+def test_records_that_are_alike_end_with_their_batch(key: int | None) -> None:
+    original = batch(alike(50, key, 20))
+    stored = (len(original) - 61) // 50
+    for missing in range(stored, 20 * stored):
+        data = bytearray(original)
+        # The batch says that it ends before its last records.
+        data[8:12] = struct.pack(">i", len(original) - 12 - missing)
+        slow, quick = Batches(bytes(data)), Batches(bytes(data))
+        assert read_through(quick, 0) == read_through(slow, 1)
+
+
+def test_an_offset_that_outgrows_its_bytes_is_read_as_it_stands() -> None:
+    content = alike(65, None, 20)
+    content[64] = (None, b"v" * 19, [], NOW)
+    data = bytearray(batch(content))
+    stored = (len(data) - 61) // 65
+    # One more than the 126 that is twice 63, in a single byte: the bit says that another byte follows.
+    data[-stored:] = data[-2 * stored : -stored]
+    assert data[3 - stored] == 126
+    data[3 - stored] = 128
+    slow, quick = Batches(bytes(data)), Batches(bytes(data))
+    assert read_through(quick, 0) == read_through(slow, 1)
+
+
 def read_through(batches: Batches, max_records: int) -> tuple[bytes, dict[str, str] | None]:
     """All records, as a message has them, and the loss at the end."""
     found = b""
