@@ -140,7 +140,7 @@ def appended(server: ServerProcess) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # On the slow disk a few threads flush five partitions a second each: all of them take longer than a round of probes.
+    # On the slow disk a few threads flush five partitions a second each: all take longer than a round of probes.
     ("data_threads", "flush_ms", "least"),
     [(256, 0, 500), (16, 200, 20)],
     ids=["as fast as it can", "a slow disk and few threads"],
