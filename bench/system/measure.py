@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,12 @@ class Table:
         seconds: float,
         settings: tuple[str, ...] = (),
         other: tuple[Path, tuple[str, ...]] | None = None,
+        watch: Callable[[Server, str], contextlib.AbstractContextManager[None]] | None = None,
     ) -> None:
-        """``other``: in place of the bare server, Takhin from this tree with these settings."""
+        """``other``: in place of the bare server, Takhin from this tree with these settings. ``watch``: around each
+        run, with the server that is loaded and the name of the messages."""
         self._other = other
+        self._watch = watch
         self.directory = directory
         self.pairs = pairs
         self.seconds = seconds
@@ -107,7 +110,8 @@ class Table:
         if row.consume_request:
             request = write_messages(self.directory / f"{row.name}-consume", [row.consume_request])
             flags += ["-consume-method", SERVICE + "ConsumeMessages", "-consume-request", str(request)]
-        return run_client(server, flags)
+        with self._watch(server, path.name) if self._watch else contextlib.nullcontext():
+            return run_client(server, flags)
 
     # -- topics -------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ RESULTS = REPOSITORY / "bench" / "results" / "system.json"
 
 def table(report: dict[str, Any]) -> str:
     """Markdown."""
-    lines = [_machine(report), ""]
+    lines = [machine_line(report), ""]
     if report.get("rows"):
         lines += [
             "| work | messages/s | records/s | MB/s | p50 / p99 | CPU a message / bare | ratio (spread) | goal | |",
@@ -39,7 +39,8 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _machine(report: dict[str, Any]) -> str:
+def machine_line(report: dict[str, Any]) -> str:
+    """Where, when and of what it was measured."""
     machine = report["machine"]
     disk = machine["disk"]
     return (
