@@ -38,6 +38,10 @@ FEWEST_AGAIN = 2
 #: How many partitions one call flushes at most where there are no groups, and how long, seconds, that may take.
 MOST_TOGETHER = 32
 TOGETHER_S = 0.02
+#: A flush that takes less, seconds, is sooner waited for than done beside by another thread: to wake one costs as much.
+QUICK_S = 0.001
+#: Those that wait for a call that began so long ago, seconds, wait no longer, once another comes.
+LATE_S = 0.05
 #: What a partition may have to write for its flush to cost little more than that of nothing.
 LITTLE_BYTES = 1 << 20
 #: Of the last flush, in the mean that is believed.
@@ -100,10 +104,13 @@ class Flusher:
         self._busy = 0
         self._grouping = False
         self._in_groups = False
-        #: What the flush of a partition takes that has little to write, seconds, about.
-        self._flush_s = 0.0
-        #: Threads that flush several with one call; whether the last that began does.
-        self._several = 0
+        #: What the flush of a partition takes that has little to write, seconds, about. Not quick until it was seen.
+        self._flush_s = QUICK_S
+        #: Threads for which those that come meanwhile wait: they flush several with one call, or one that is quick.
+        self._waited_for = 0
+        #: When the last of these began, ``time.monotonic``.
+        self._waited_since = 0.0
+        #: Whether the last call that began is for several.
         self._together = False
         self._stopping = False
         self._lazy: Lingering[Flushable] = Lingering(linger_ms / 1000, _still_lingers, _has_little)
@@ -159,7 +166,12 @@ class Flusher:
     def _wanted(self) -> int:
         """How many more threads should be at work."""
         free = 0 if self._grouping else len(self._threads) - self._busy
-        return min(free, len(self._queue) // self._most if self._several else len(self._queue))
+        waited_for = self._waited_for and time.monotonic() - self._waited_since < LATE_S
+        return min(free, len(self._queue) // self._most if waited_for else len(self._queue))
+
+    @property
+    def _is_quick(self) -> bool:
+        return self._flush_s < QUICK_S
 
     @property
     def _most(self) -> int:
@@ -170,19 +182,18 @@ class Flusher:
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:
-            due, as_group = taken
-            several = not as_group and len(due) > 1
+            due, as_group, waited_for = taken
             try:
                 if not (as_group and self._flush_group(due)):
                     self._flush(due)
             finally:
                 with self._changed:
                     self._busy -= 1
-                    self._several -= several
+                    self._waited_for -= waited_for
 
-    def _take(self) -> tuple[list[Flushable], bool] | None:
-        """This thread's share of the partitions that are due, or all of them, and whether as a group; None when it is
-        over."""
+    def _take(self) -> tuple[list[Flushable], bool, bool] | None:
+        """This thread's share of the partitions that are due, or all of them, and whether as a group, and whether
+        those that come meanwhile wait for it; None when it is over."""
         with self._changed:
             while self._wanted <= 0:
                 if self._stopping and not self._queue:
@@ -191,19 +202,24 @@ class Flusher:
                 self._changed.wait()
             fewest = FEWEST_AGAIN if self._in_groups else max(FEWEST - self._busy, FEWEST_AGAIN)
             self._in_groups = self._grouping = len(self._queue) >= fewest and self._group.possible
+            waited_for = False
             if self._grouping:
                 due = list(self._queue)
                 self._queue.clear()
             else:
                 due = self._share()
-                self._several += len(due) > 1
+                waited_for = len(due) > 1 or (self._is_quick and _has_little(due[0]))
+                if waited_for:
+                    self._waited_for += 1
+                    self._waited_since = time.monotonic()
             self._busy += 1
             self._call_others()
-            return due, self._grouping
+            return due, self._grouping, waited_for
 
     def _share(self) -> list[Flushable]:
         """Holding ``_changed``: one that has much to write, or several that have little, taken off the queue."""
-        most = min(len(self._queue) if self._together else -(-len(self._queue) // self._wanted), self._most)
+        alone = self._together or self._is_quick
+        most = min(len(self._queue) if alone else -(-len(self._queue) // self._wanted), self._most)
         due = [self._queue.popleft()]
         if _has_little(due[0]):
             while len(due) < most and _has_little(self._queue[0]):

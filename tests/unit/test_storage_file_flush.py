@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     monkeypatch.setattr(group_flush, "kernel_release", lambda: (0, 0))
     monkeypatch.setattr(file_flush, "flush_files", calls.flush_files)
-    monkeypatch.setattr(flusher, "TOGETHER_S", 1e9)  # however slow this disk is
+    # However slow this disk is, and quick:
+    monkeypatch.setattr(flusher, "TOGETHER_S", 1e9)
+    monkeypatch.setattr(flusher, "QUICK_S", 0.0)
+    monkeypatch.setattr(flusher, "LATE_S", 60.0)
     return calls
 
 
@@ -118,6 +122,45 @@ def test_those_that_come_meanwhile_gather_for_the_next_call(make: Make, calls: C
     calls.open.set()
     wait_until(lambda: len(told) == MANY)
     assert [len(each) for each in calls.paths] == [2, MANY - 6]
+
+
+def held_on_a_quick_disk(make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Gate]:
+    """Four threads, one of which is at the flush of the first partition."""
+    monkeypatch.setattr(flusher, "QUICK_S", 10.0)
+    store = make(partitions=MANY, log=msgspec.structs.replace(QUIET, flush_threads=4)).open()
+    for n in range(MANY):
+        append(store.partition(n), b"v")
+    calls.paths.clear()
+    return store, hold(store)
+
+
+def test_on_a_quick_disk_those_that_come_wait_for_a_single_flush_too(
+    make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, gate = held_on_a_quick_disk(make, calls, monkeypatch)
+    told: list[Any] = []
+    for n in range(1, MANY):
+        store.partition(n).append(frame(b"v"), told.append)
+    time.sleep(0.1)
+    assert (told, calls.paths) == ([], [])
+    gate.open.set()
+    wait_until(lambda: len(told) == MANY - 1)
+    assert [len(each) for each in calls.paths] == [MANY - 1]
+
+
+def test_nobody_waits_for_a_flush_that_has_become_slow(
+    make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, gate = held_on_a_quick_disk(make, calls, monkeypatch)
+    monkeypatch.setattr(flusher, "LATE_S", 0.05)
+    time.sleep(0.1)
+    told: list[Any] = []
+    for n in range(1, MANY):
+        store.partition(n).append(frame(b"v"), told.append)
+    wait_until(lambda: len(told) == MANY - 1)
+    assert store.partition().flushed_offset == 1
+    gate.open.set()
+    wait_until(lambda: store.partition().flushed_offset == 2)
 
 
 def test_no_more_than_a_bound_with_one_call_and_others_go_on_beside(
