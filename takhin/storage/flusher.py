@@ -40,8 +40,10 @@ MOST_TOGETHER = 32
 TOGETHER_S = 0.02
 #: A flush that takes less, seconds, is sooner waited for than done beside by another thread: to wake one costs as much.
 QUICK_S = 0.001
-#: Those that wait for a call that began so long ago, seconds, wait no longer, once another comes.
+#: Those that wait for a call that began so long ago, seconds, wait no longer. It is noticed when another comes, or
+#: after ``LOOK_S``.
 LATE_S = 0.05
+LOOK_S = 1.0
 #: What a partition may have to write for its flush to cost little more than that of nothing.
 LITTLE_BYTES = 1 << 20
 #: Of the last flush, in the mean that is believed.
@@ -276,12 +278,14 @@ class Flusher:
                 # Waits that `stop` can end: the linger may be an hour.
                 wait_s = self._lazy.wait_s()
                 if wait_s is None or wait_s > 0:
-                    self._lazy_changed.wait(wait_s)
-                    continue
-                # Where they can be a group, one costs no more than the first alone.
-                as_group = len(self._lazy) >= FEWEST and self._group.possible
-                due = self._lazy.take_all() if as_group else self._lazy.take(self._flush_s)
-            # They may be queued by an urgent request at this moment too: flush_begins sorts that out.
+                    self._lazy_changed.wait(LOOK_S if wait_s is None else min(wait_s, LOOK_S))
+                    due = []
+                else:
+                    # Where they can be a group, one costs no more than the first alone.
+                    as_group = len(self._lazy) >= FEWEST and self._group.possible
+                    due = self._lazy.take_all() if as_group else self._lazy.take(self._flush_s)
+            # They may be queued by an urgent request at this moment too: flush_begins sorts that out. When none are
+            # due, there may be some that wait for a flush that hangs.
             self._put(due)
 
 

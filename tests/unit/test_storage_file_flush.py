@@ -163,6 +163,19 @@ def test_nobody_waits_for_a_flush_that_has_become_slow(
     wait_until(lambda: store.partition().flushed_offset == 2)
 
 
+def test_nobody_waits_for_a_flush_that_hangs_when_no_other_comes(
+    make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, gate = held_on_a_quick_disk(make, calls, monkeypatch)
+    told: list[Any] = []
+    for n in range(1, MANY):
+        store.partition(n).append(frame(b"v"), told.append)
+    monkeypatch.setattr(flusher, "LATE_S", 0.0)
+    wait_until(lambda: len(told) == MANY - 1)
+    gate.open.set()
+    wait_until(lambda: store.partition().flushed_offset == 2)
+
+
 def test_no_more_than_a_bound_with_one_call_and_others_go_on_beside(
     make: Make, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
