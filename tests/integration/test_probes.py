@@ -140,13 +140,12 @@ def appended(server: ServerProcess) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # On the slow disk a few threads flush five partitions a second each: all take longer than a round of probes.
-    ("data_threads", "flush_ms", "least"),
-    [(256, 0, 500), (16, 200, 20)],
+    ("data_threads", "flush_ms"),
+    [(256, 0), (16, 200)],
     ids=["as fast as it can", "a slow disk and few threads"],
 )
 def test_probes_answer_within_a_second_under_any_load(
-    data_threads: int, flush_ms: int, least: int, make_server: Callable[..., ServerProcess]
+    data_threads: int, flush_ms: int, make_server: Callable[..., ServerProcess]
 ) -> None:
     server = make_server({"grpc": {"data_threads": data_threads}})
     if flush_ms:
@@ -157,9 +156,10 @@ def test_probes_answer_within_a_second_under_any_load(
         client.CreateTopic(pb.CreateTopicRequest(name="t", num_partitions=partitions), timeout=30)
     with flooded(server, "t", partitions):
         before, rounds = appended(server), []
-        # The machine may be busy with other things for a moment; not five times.
-        while len(rounds) < 5 and not (rounds and max(rounds[-1].values()) < LIMIT):
+        # The machine may be busy with other things for a moment; not five times. And the slow disk takes longer than a
+        # round for a flush of each partition: until then nothing may come from the streams.
+        while len(rounds) < 5 and not (rounds and max(rounds[-1].values()) < LIMIT and appended(server) - before > 500):
             rounds.append(slowest(server, 4))
-        assert appended(server) - before > least, "the load is there"
+        assert appended(server) - before > 500, "the load is there"
         print(rounds)
     assert max(rounds[-1].values()) < LIMIT, rounds
