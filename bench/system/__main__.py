@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -16,8 +15,8 @@ from .limits import measure_client_limit
 from .machine import describe_machine, warm_page_cache
 from .measure import Table
 from .processes import REPOSITORY, Failed, build_client
-from .report import RESULTS, table
-from .rows import rows
+from .report import RESULTS, save, table
+from .rows import choose
 
 
 def main() -> None:
@@ -32,17 +31,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     pairs, seconds = (2, 1.0) if arguments.quick else (arguments.pairs, arguments.seconds)
-    wanted = tuple(name for name in arguments.rows.split(",") if name)
-    chosen = [row for row in rows() if not wanted or row.name.startswith(wanted)]
-    if not chosen:
-        sys.exit(f"no such row; there are {', '.join(row.name for row in rows())}")
+    chosen = choose(arguments.rows)
     build_client()
     arguments.data.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=arguments.data, prefix="system-"))
     report: dict[str, Any] = {"machine": describe_machine(arguments.data), "pairs": pairs, "seconds": seconds}
     try:
         warm_page_cache(directory)
-        if not wanted:
+        if not arguments.rows:
             report["in_process"] = measure_in_process(directory)
             report["client_limit"] = measure_client_limit(directory, seconds)
         with Table(directory, pairs, seconds, tuple(arguments.set)) as measured:
@@ -52,12 +48,11 @@ def main() -> None:
                     report["rows"].append(measured.measure(row))
                 except Failed as failure:  # the others are worth having
                     print(f"{row.name}: {failure}", file=sys.stderr, flush=True)
-        if not wanted:
+        if not arguments.rows:
             report["footprint"] = measure_footprint(directory, 5.0 if arguments.quick else arguments.flood)
     finally:
         shutil.rmtree(directory)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    save(report, arguments.out)
     print(table(report))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .measure import Table
 from .processes import REPOSITORY, build_client
-from .rows import rows
+from .rows import choose
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     arguments = parser.parse_args()
+    chosen = choose(arguments.rows)
     build_client()
     data = REPOSITORY / "build" / "bench"
     directory = Path(tempfile.mkdtemp(dir=data, prefix="compare-"))
@@ -32,14 +33,13 @@ def main() -> None:
         with Table(
             directory, arguments.pairs, arguments.seconds, other=(arguments.tree.resolve(), tuple(arguments.set))
         ) as table:
-            for row in rows():
-                if row.name.startswith(tuple(arguments.rows.split(","))):
-                    runs = table.measure(row)["runs"]
-                    cpu = [
-                        one["server_cpu_us_per_message"] / other["server_cpu_us_per_message"]
-                        for one, other in zip(runs["takhin"], runs["against"], strict=True)
-                    ]
-                    print(f"{row.name}: CPU of a message {statistics.median(cpu):.2f} of the second's")
+            for row in chosen:
+                runs = table.measure(row)["runs"]
+                cpu = [
+                    one["server_cpu_us_per_message"] / other["server_cpu_us_per_message"]
+                    for one, other in zip(runs["takhin"], runs["against"], strict=True)
+                ]
+                print(f"{row.name}: CPU of a message {statistics.median(cpu):.2f} of the second's")
     finally:
         shutil.rmtree(directory)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import re
 import shutil
 import signal
@@ -23,8 +22,8 @@ from typing import Any
 from .machine import describe_machine, warm_page_cache
 from .measure import Table
 from .processes import REPOSITORY, Failed, Server, build_client
-from .report import RESULTS, machine_line
-from .rows import rows
+from .report import RESULTS, machine_line, save
+from .rows import Row, choose
 
 #: Samples a second and processor; not a divisor of anything's period.
 FREQUENCY = 1999
@@ -87,6 +86,7 @@ class Profiler:
 
     @contextlib.contextmanager
     def watch(self, server: Server, messages: str) -> Iterator[None]:
+        self._data.unlink(missing_ok=True)  # what another run left must not count for this one
         command = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", str(FREQUENCY), "--call-graph", "fp"]
         with subprocess.Popen([*command, "-p", str(server.pid), "-o", str(self._data)]) as recorder:
             try:
@@ -102,7 +102,7 @@ class Profiler:
         self.counts.setdefault((server.pid, messages), Counter()).update(found)
 
 
-def profile(table: Table, profiler: Profiler, row: Any) -> dict[str, Any]:
+def profile(table: Table, profiler: Profiler, row: Row) -> dict[str, Any]:
     profiler.counts.clear()
     runs = table.measure(row)["runs"]
     result: dict[str, Any] = {"name": row.name, "title": row.title}
@@ -138,7 +138,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("perf") is None:
         sys.exit("profiles need perf: on Debian, apt-get install linux-perf")
-    wanted = tuple(name for name in arguments.rows.split(",") if name)
+    chosen = choose(arguments.rows)
     build_client()
     data = REPOSITORY / "build" / "bench"
     directory = Path(tempfile.mkdtemp(dir=data, prefix="profile-"))
@@ -147,12 +147,10 @@ def main() -> None:
         warm_page_cache(directory)
         profiler = Profiler(directory)
         with Table(directory, arguments.pairs, arguments.seconds, watch=profiler.watch) as table:
-            chosen = [row for row in rows() if not wanted or row.name.startswith(wanted)]
             report["rows"] = [profile(table, profiler, row) for row in chosen]
     finally:
         shutil.rmtree(directory)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    save(report, arguments.out)
     print(report_table(report))
 
 

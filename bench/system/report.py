@@ -12,6 +12,12 @@ from .processes import REPOSITORY
 RESULTS = REPOSITORY / "bench" / "results" / "system.json"
 
 
+def save(report: dict[str, Any], out: Path) -> None:
+    """As JSON, in a directory that may have to be made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def table(report: dict[str, Any]) -> str:
     """Markdown."""
     lines = [machine_line(report), ""]

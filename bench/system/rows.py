@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -51,6 +52,16 @@ class Row:
     consume_request: bytes = b""
     #: Settings of the server beside the defaults.
     settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose(names: str) -> list[Row]:
+    """The rows that are called so, or whose names begin so, with commas between; all when there are none. Ends the
+    program when no row is meant."""
+    wanted = tuple(name for name in names.split(",") if name)
+    chosen = [row for row in rows() if not wanted or row.name.startswith(wanted)]
+    if not chosen:
+        sys.exit(f"no such row; there are {', '.join(row.name for row in rows())}")
+    return chosen
 
 
 def _batches(
