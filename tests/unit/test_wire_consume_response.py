@@ -312,14 +312,15 @@ def test_records_that_are_alike_end_with_their_batch(key: int | None) -> None:
 
 
 def test_an_offset_that_outgrows_its_bytes_is_read_as_it_stands() -> None:
-    content = alike(65, None, 20)
+    content = alike(70, None, 20)
     content[64] = (None, b"v" * 19, [], NOW)
     data = bytearray(batch(content))
-    stored = (len(data) - 61) // 65
+    stored = 1 + data[61] // 2
+    at = 61 + 64 * stored
     # One more than the 126 that is twice 63, in a single byte: the bit says that another byte follows.
-    data[-stored:] = data[-2 * stored : -stored]
-    assert data[3 - stored] == 126
-    data[3 - stored] = 128
+    data[at : at + stored] = data[at - stored : at]
+    assert data[at + 3] == 126
+    data[at + 3] = 128
     slow, quick = Batches(bytes(data)), Batches(bytes(data))
     assert read_through(quick, 0) == read_through(slow, 1)
 
