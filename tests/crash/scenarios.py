@@ -112,7 +112,8 @@ def power_cut_while_many_are_flushed_at_once(stage: Stage) -> None:
     """While one is being flushed, others ask: they are flushed together, and the power goes."""
     others_writes.FREE_BYTES = 1 << 60  # whatever else this machine writes
     group_flush.has_journal = lambda device: True  # and whatever it writes it to: the disk is simulated
-    many = range(flusher.FEWEST + 4)
+    # Fewer than FEWEST may be taken before the others have asked: enough are left for a group.
+    many = range(2 * flusher.FEWEST)
     begin(stage, partitions=len(many))
     stage.disk.delay = 2 * SLOW
     for partition in many:
