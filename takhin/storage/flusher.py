@@ -115,7 +115,7 @@ class Flusher:
         #: Whether the last call that began is for several.
         self._together = False
         self._stopping = False
-        self._lazy: Lingering[Flushable] = Lingering(linger_ms / 1000, _still_lingers, _has_little)
+        self._lazy: Lingering[Flushable] = Lingering(linger_ms / 1000, _still_lingers)
         self._lazy_changed = threading.Condition(threading.Lock())
         self._threads = [threading.Thread(target=self._work, name=f"flusher-{n}", daemon=True) for n in range(threads)]
         self._timer = threading.Thread(target=self._keep_time, name="flush-timer", daemon=True)
@@ -144,12 +144,14 @@ class Flusher:
                 self._put([partition])
             elif state in (RUNNING, RUNNING_LAZY):
                 partition.flush_state = RUNNING_AGAIN
-        elif state == IDLE:
+        elif state in (IDLE, LAZY):
             partition.flush_state = LAZY
-            with self._lazy_changed:
-                self._lazy.add(partition)
-                if len(self._lazy) == 1:
-                    self._lazy_changed.notify()
+            much = not _has_little(partition)
+            if state == IDLE or (much and not self._lazy.needs_no_credit(partition)):
+                with self._lazy_changed:
+                    self._lazy.add(partition, much)
+                    if len(self._lazy) == 1:
+                        self._lazy_changed.notify()
         elif state == RUNNING:
             # The linger begins when this flush ends: else records that nobody waits for would be flushed all the time.
             partition.flush_state = RUNNING_LAZY

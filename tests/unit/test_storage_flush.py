@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from takhin import errors
-from takhin.storage import flush_goal
+from takhin.storage import flush_goal, flusher, lingering
 from takhin.storage.flush_goal import FlushGoal
 from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
@@ -114,6 +114,23 @@ def test_records_that_nobody_waits_for_and_that_come_during_a_flush_wait_for_the
     wait_until(lambda: partition.high_watermark == 5)
     assert time.monotonic() - ended > 0.1
     assert gate.flushes == 2
+
+
+def test_a_partition_that_comes_to_have_much_to_write_lingers_no_longer_than_the_linger(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "LITTLE_BYTES", 1000)
+    monkeypatch.setattr(lingering, "MOST_S", 0.0)
+    monkeypatch.setattr(lingering, "EARNED", 0.0)
+    monkeypatch.setattr(lingering, "LATEST_S", 60.0)
+    partition = make(log=msgspec.structs.replace(QUIET, flush_linger_ms=10)).open().partition()
+    partition.append(frame(b"little"), None)
+    time.sleep(0.2)
+    assert partition.high_watermark == 0, "there is no credit, ever"
+    partition.append(frame(b"much" * 300), None)
+    wait_until(lambda: partition.high_watermark == 2)
+    partition.append(frame(b"much" * 300), None)
+    wait_until(lambda: partition.high_watermark == 3)
 
 
 def test_a_parked_reader_makes_the_flush_come_at_once(make: Make) -> None:
