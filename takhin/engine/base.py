@@ -290,8 +290,10 @@ class Engine(ABC):
         acks: int,
         producer: ProducerStamp | None,
         done: AppendDone,
+        alone: bool = False,
     ) -> None:
-        """Append the records as one batch; ``ANY_PARTITION`` chooses by the first record's key.
+        """Append the records as one batch; ``ANY_PARTITION`` chooses by the first record's key. The caller that is
+        ``alone``, as far as it knows, may be made to wait for stable storage here, where that is quick.
 
         Every outcome goes to ``done``, failures too; nothing is raised. ``acks`` says when:
         ``ACKS_DURABLE`` once the batch is on stable storage, ``ACKS_WRITTEN`` once it is written,

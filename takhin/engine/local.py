@@ -340,26 +340,24 @@ class LocalEngine(LocalReload):
         acks: int,
         producer: ProducerStamp | None,
         done: AppendDone,
+        alone: bool = False,
     ) -> None:
         try:
             entry = self._get(topic)
             target = entry.choose(partition, records)
             configs = entry.configs
+            by_append, max_bytes = configs.message_timestamp_type == "LogAppendTime", configs.max_message_bytes
             if producer is None:
-                batch = records.frame(
-                    self._clock.now_ms(),
-                    log_append_time=configs.message_timestamp_type == "LogAppendTime",
-                    max_bytes=configs.max_message_bytes,
-                )
+                batch = records.frame(self._clock.now_ms(), log_append_time=by_append, max_bytes=max_bytes)
             else:
                 self._check_producer(producer)
                 batch = records.frame(
                     self._clock.now_ms(),
-                    log_append_time=configs.message_timestamp_type == "LogAppendTime",
+                    log_append_time=by_append,
                     producer_id=producer.producer_id,
                     producer_epoch=producer.epoch,
                     base_sequence=producer.sequence,
-                    max_bytes=configs.max_message_bytes,
+                    max_bytes=max_bytes,
                 )
             if configs.compression_type in CODECS:
                 batch = compress(batch, configs.compression_type)
@@ -370,7 +368,7 @@ class LocalEngine(LocalReload):
                 def durable(outcome: Placed | errors.TakhinError) -> None:
                     done(_appended(target, outcome) if isinstance(outcome, Placed) else outcome)
 
-                target.append(batch, durable)
+                target.append(batch, durable, may_flush=alone)
                 return
             placed = target.append(batch, None)
         except errors.TakhinError as error:

@@ -34,6 +34,8 @@ class Call(ABC):
         self._metrics = metrics
         self._count = CallCount(metrics, context)
         self._kept = False
+        #: No other call had arrived, and was not begun with, when this one's request came.
+        self.alone = False
 
     def count_cancelled(self) -> None:
         """For a call whose end nobody may see: it is counted when gRPC is through with it."""

@@ -59,6 +59,7 @@ class Arrivals:
         def deliver(data: bytes | None) -> None:
             with self._lock:
                 del self._waiting[context]
+                call.alone = not self._waiting
             run = call.run if short and data is not None else call.spawn
             run(lambda: work(call, data))
 

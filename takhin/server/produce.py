@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 
 from .._wire import ProduceRequest
 from ..engine.base import ACKS_NONE, Appended, Engine
@@ -16,6 +17,9 @@ from .names import refine
 from .produce_codec import BATCH, MESSAGE, ProduceCodec, acks_of, producer_of, timeout_of
 from .senders import Senders
 from .timers import Timer, Timers
+
+#: Without others, after which a call counts as alone: longer than a crowd takes to be answered and to be back.
+ALONE_SECONDS = 0.1
 
 
 class _Pending:
@@ -107,6 +111,8 @@ class Producer:
         self._default_acks = default_acks
         #: Calls whose outcome is still to come.
         self.pending: set[_Pending] = set()
+        #: When there were others beside the call that came, ``time.monotonic`` seconds.
+        self._crowded = float("-inf")
         self.produce_message: Late = self._method(MESSAGE)
         self.produce_batch: Late = self._method(BATCH)
 
@@ -130,13 +136,23 @@ class Producer:
             size = len(data)
             self.inflight.take(size)
             pending = _Pending(self, codec, call, request, acks, size)
-            self._engine.append(request.topic, request.partition, request.records, acks, stamp, pending.done)
+            # A limit is told of by a timer, which is set only for those that wait.
+            alone = self._is_alone(call, size) and limit is None
+            self._engine.append(request.topic, request.partition, request.records, acks, stamp, pending.done, alone)
             if not pending.is_resolved:
                 self._wait(pending, limit)
             if pending.append_ended():
                 pending.run()
 
         return method
+
+    def _is_alone(self, call: Call, size_bytes: int) -> bool:
+        """Whether this call is the only one, and was lately. Of many, the first would keep the others from being read,
+        who are better flushed together."""
+        now = time.monotonic()
+        if not call.alone or self.inflight.used_bytes != size_bytes:
+            self._crowded = now
+        return now - self._crowded > ALONE_SECONDS
 
     def _wait(self, pending: _Pending, limit: float | None) -> None:
         """For an outcome that is to come: it may come while this is done. ``limit``: seconds."""

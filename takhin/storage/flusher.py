@@ -146,7 +146,7 @@ class Flusher:
                 partition.flush_state = RUNNING_AGAIN
         elif state in (IDLE, LAZY):
             partition.flush_state = LAZY
-            much = not _has_little(partition)
+            much = partition.unflushed_bytes > LITTLE_BYTES
             if state == IDLE or (much and not self._lazy.needs_no_credit(partition)):
                 with self._lazy_changed:
                     self._lazy.add(partition, much)
@@ -155,6 +155,27 @@ class Flusher:
         elif state == RUNNING:
             # The linger begins when this flush ends: else records that nobody waits for would be flushed all the time.
             partition.flush_state = RUNNING_LAZY
+
+    def begin_here(self, partition: Flushable) -> bool:
+        """In place of an urgent request: whether the caller had better flush itself, with ``flush_here`` once it holds
+        no lock. For one who is alone: it wakes no thread, and is not woken by one. Caller holds the partition lock."""
+        if not self._is_quick or partition.flush_state not in (IDLE, LAZY) or not _has_little(partition):
+            return False
+        with self._changed:
+            if self._busy or self._queue or self._stopping:
+                return False
+            self._busy += 1
+        partition.flush_state = RUNNING
+        return True
+
+    def flush_here(self, partition: Flushable) -> None:
+        """After ``begin_here``."""
+        try:
+            self._flush_begun([partition])
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._call_others()
 
     def _put(self, partitions: Sequence[Flushable]) -> None:
         with self._changed:
@@ -234,8 +255,10 @@ class Flusher:
     def _flush(self, due: list[Flushable]) -> None:
         # One that lingered and was then asked for is due twice.
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
-        if not begun:
-            return
+        if begun:
+            self._flush_begun(begun)
+
+    def _flush_begun(self, begun: list[Flushable]) -> None:
         tells = _has_little(begun[0])
         began = time.perf_counter()
         try:

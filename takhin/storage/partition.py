@@ -91,9 +91,10 @@ class Partition:
 
     # -- appending ------------------------------------------------------------------------------
 
-    def append(self, batch: RecordBatch, durable_done: DurableDone | None) -> Placed:
+    def append(self, batch: RecordBatch, durable_done: DurableDone | None, may_flush: bool = False) -> Placed:
         """Write the batch at the end. ``durable_done`` is called later, once, when it is on stable
-        storage, or will never surely be (an error); not called when this raises.
+        storage, or will never surely be (an error); not called when this raises. With ``may_flush`` that may be before
+        this returns: the flush is then made here, if that is sooner done than by another thread.
 
         Raises ``LogOffline``, ``DiskFull``, ``DescriptorsExhausted``, ``ProducerFenced``,
         ``OutOfOrderSequence``, ``TopicNotFound``. After any of them, nothing of the batch is there.
@@ -101,6 +102,7 @@ class Partition:
         environment = self.environment
         count = batch.record_count
         wakes: list[Wake] = []
+        flush_here = False
         with self._lock:
             self._check_writable()
             if batch.producer_id >= 0:
@@ -139,7 +141,10 @@ class Partition:
             placed = Placed(base_offset, next_offset - 1, batch.max_timestamp)
             if durable_done is not None:
                 self._waiters.add_sender(placed, durable_done)
-            if environment.flush_on_commit:
+                flush_here = may_flush and self._flush_is_plain and environment.flusher.begin_here(self)
+            if flush_here:
+                pass
+            elif environment.flush_on_commit:
                 environment.flusher.request(self, urgent=durable_done is not None or self._waiters.anyone_parked)
             else:
                 self.high_watermark = next_offset
@@ -147,6 +152,8 @@ class Partition:
                 environment.flusher.request(self, urgent=durable_done is not None)
         for wake in wakes:
             wake()
+        if flush_here:
+            environment.flusher.flush_here(self)
         return placed
 
     def _check_writable(self) -> None:
@@ -298,9 +305,15 @@ class Partition:
             segment.pinned = False
 
     @property
+    def _flush_is_plain(self) -> bool:
+        """Whether it is that of one file."""
+        return not self._rolled and not self._directory_dirty
+
+    @property
     def unflushed_bytes(self) -> int:
         """About; takes no lock."""
-        return self.segments[-1].size - self._flushed_position + sum(segment.size for segment in self._rolled)
+        active = self.segments[-1].size - self._flushed_position
+        return active + sum(segment.size for segment in self._rolled) if self._rolled else active
 
     def _flush_later(self, goal: FlushGoal) -> None:
         """It did not come to a flush, for want of descriptors: the disk is not to blame."""

@@ -12,6 +12,7 @@ import pytest
 from takhin import errors
 from takhin._fastlog import murmur2
 from takhin.config import Config, GrpcConfig, MemoryConfig
+from takhin.server import produce as produce_module
 from takhin.v1 import takhin_pb2 as pb
 
 from .harness import MakeServer, Server, failure, small, wait_until
@@ -330,7 +331,7 @@ def test_what_the_engine_says_reaches_the_caller(
     retriable: bool,
 ) -> None:
     server.topic("t")
-    monkeypatch.setattr(server.engine, "append", lambda *arguments: arguments[-1](outcome))
+    monkeypatch.setattr(server.engine, "append", lambda *arguments: arguments[5](outcome))
     record = pb.Record(value=b"v")
     for call in (
         lambda: server.stub.ProduceMessage(pb.ProduceMessageRequest(topic="t", record=record)),
@@ -342,3 +343,44 @@ def test_what_the_engine_says_reaches_the_caller(
     [answer] = server.stub.ProduceMessageStream(iter([pb.ProduceMessageRequest(topic="t", record=record)]))
     assert (answer.error_code, answer.error) == (number, outcome.message)
     assert server.grpc._inflight.used_bytes == 0
+
+
+def test_a_caller_is_alone_when_there_is_no_other_and_lately_was_none(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(produce_module, "ALONE_SECONDS", 60.0)
+    server.topic("t")
+    append, alone, go_on = server.engine.append, list[bool](), threading.Event()
+    go_on.set()
+
+    def seen(*arguments: Any) -> None:
+        alone.append(arguments[-1])
+        assert go_on.wait(10)
+        append(*arguments)
+
+    server.engine.append = seen  # type: ignore[method-assign]
+
+    def produce(**more: Any) -> Any:
+        return server.stub.ProduceMessage.future(pb.ProduceMessageRequest(topic="t", record=pb.Record(), **more))
+
+    for _ in range(3):
+        produce().result(10)
+    assert alone == [True] * 3
+    alone.clear()
+    # The limit would not be kept by who waits for a disk.
+    produce(timeout_ms=5000).result(10)
+    assert alone == [False]
+    alone.clear()
+    go_on.clear()
+    calls = [produce() for _ in range(4)]
+    wait_until(lambda: len(alone) == 4)
+    go_on.set()
+    assert sorted(call.result(10).offset for call in calls) == [4, 5, 6, 7]
+    assert not all(alone)
+    assert alone.count(True) <= 1, "the first could not know"
+    alone.clear()
+    produce().result(10)
+    monkeypatch.setattr(produce_module, "ALONE_SECONDS", 0.0)
+    time.sleep(0.01)
+    produce().result(10)
+    assert alone == [False, True]

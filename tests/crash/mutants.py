@@ -78,8 +78,8 @@ def _bound(method: Any, below: Any) -> Any:
 def answer_before_the_flush() -> None:
     """acks -1 is answered when the batch is written."""
 
-    def append(self: Any, batch: Any, durable_done: Any) -> Any:
-        placed = original(self, batch, (lambda outcome: None) if durable_done else None)
+    def append(self: Any, batch: Any, durable_done: Any, **more: Any) -> Any:
+        placed = original(self, batch, (lambda outcome: None) if durable_done else None, **more)
         if durable_done:
             durable_done(placed)
         return placed
@@ -144,8 +144,8 @@ def try_a_failed_flush_again() -> None:
 def show_unflushed_records() -> None:
     """The high watermark is the log end, flushed or not."""
 
-    def append(self: Any, batch: Any, durable_done: Any) -> Any:
-        placed = original(self, batch, durable_done)
+    def append(self: Any, batch: Any, durable_done: Any, **more: Any) -> Any:
+        placed = original(self, batch, durable_done, **more)
         self.high_watermark = self.log_end_offset
         return placed
 

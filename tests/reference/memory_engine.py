@@ -194,6 +194,7 @@ class MemoryEngine(base.Engine):
         acks: int,
         producer: base.ProducerStamp | None,
         done: base.AppendDone,
+        alone: bool = False,
     ) -> None:
         try:
             outcome = self._append(topic, partition, records, acks, producer, done)

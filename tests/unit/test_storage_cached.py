@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,10 @@ def forget(partition: Partition) -> None:
     """Out of the page cache with all of it. The kernel need not do what it is asked for: pages that it is at stay."""
     for segment in partition.segments:
         segment.file().flush()
-        wait_until(lambda file=segment.file(): not is_cached(file))  # type: ignore[misc]
+        wait_until(partial(is_out, segment.file()))
 
 
-def is_cached(file: SegmentFile) -> bool:
+def is_out(file: SegmentFile) -> bool:
     """Not found out by a read: even one that does not wait has the kernel begin with it."""
     file.drop_cache()
     size = file.size()
@@ -45,7 +46,7 @@ def is_cached(file: SegmentFile) -> bool:
         failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), pages)
         del start
     assert not failed
-    return any(page & 1 for page in pages)
+    return not any(page & 1 for page in pages)
 
 
 def place(partition: Partition) -> PartitionReader:
