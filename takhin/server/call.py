@@ -34,7 +34,7 @@ class Call(ABC):
         self._metrics = metrics
         self._count = CallCount(metrics, context)
         self._kept = False
-        #: No other call had arrived, and was not begun with, when this one's request came.
+        #: No other call was waiting for its request when this one's came.
         self.alone = False
 
     def count_cancelled(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Generic, TypeVar
 
 #: Seconds of flushing that nobody waits for: so many are earned in each second, and at most so many are kept, or owed.
@@ -80,8 +81,8 @@ class Lingering(Generic[_Partition]):
                 if self._still_lingers(partition):
                     taken.append(partition)
         credit_s = self._earned(now)
-        for _ in range(min(len(self._due), LOOKS_AT_MOST)):
-            partition, due = next(iter(self._due.items()))
+        gone: list[_Partition] = []
+        for partition, due in islice(self._due.items(), LOOKS_AT_MOST):
             if due > now:
                 break
             if self._still_lingers(partition):
@@ -89,6 +90,8 @@ class Lingering(Generic[_Partition]):
                     break
                 credit_s -= flush_s
                 taken.append(partition)
+            gone.append(partition)
+        for partition in gone:
             del self._due[partition]
         self._credit_s = max(credit_s, -MOST_S)
         return taken

@@ -142,14 +142,11 @@ class Partition:
             if durable_done is not None:
                 self._waiters.add_sender(placed, durable_done)
                 flush_here = may_flush and self._flush_is_plain and environment.flusher.begin_here(self)
-            if flush_here:
-                pass
-            elif environment.flush_on_commit:
-                environment.flusher.request(self, urgent=durable_done is not None or self._waiters.anyone_parked)
-            else:
+            if not environment.flush_on_commit:
                 self.high_watermark = next_offset
                 wakes = self._waiters.all_parked()
-                environment.flusher.request(self, urgent=durable_done is not None)
+            if not flush_here:
+                environment.flusher.request(self, urgent=durable_done is not None or self._waiters.anyone_parked)
         for wake in wakes:
             wake()
         if flush_here:

@@ -76,6 +76,23 @@ def test_who_is_alone_is_told_before_the_append_returns(make: Make) -> None:
     idle(partition)
 
 
+def test_in_interval_mode_it_is_shown_at_once_as_ever(make: Make) -> None:
+    partition = ready(make(log=msgspec.structs.replace(QUIET, flush="interval", flush_interval_ms=60_000)).open())
+    gate = Gate(partition)
+    woken = threading.Event()
+    partition.park(object(), 1, woken.set)
+    told = Told()
+    thread = threading.Thread(target=lambda: partition.append(frame(b"v"), told, may_flush=True))
+    thread.start()
+    assert gate.entered.acquire(timeout=20)
+    assert woken.is_set()
+    assert (partition.high_watermark, partition.flushed_offset, told.thread) == (2, 1, None)
+    gate.open.set()
+    thread.join(20)
+    assert told.thread is thread
+    assert partition.flushed_offset == 2
+
+
 def test_it_covers_what_lingered(make: Make) -> None:
     partition = ready(make(log=msgspec.structs.replace(QUIET, flush_linger_ms=60_000)).open())
     partition.append(frame(b"lingers"), None)
