@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from takhin.v1 import takhin_pb2_grpc
 from tests.debug_build import REPOSITORY, debug_environment, debug_tree
+from tests.ports import free_port
 
 #: Small segments, so that there are many; recovery points that come soon, so that some lie within the run.
 SETTINGS: Mapping[str, object] = {
@@ -59,16 +59,6 @@ CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
-
-
-def free_port() -> int:
-    """Below the range from which the kernel takes ports for connections: nobody gets it while the server is down."""
-    for _ in range(200):
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port on 127.0.0.1")
 
 
 class Victim:

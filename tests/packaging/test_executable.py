@@ -21,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import require_tool
+from tests.ports import free_port
 
 from .machine import BINARY, DIST, REPOSITORY
 
@@ -28,12 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixture
 
 #: glibc of Debian 12: what the package and the documentation state.
 GLIBC_FLOOR = (2, 36)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run(*command: str | Path, check: bool = True, **more: object) -> str:
