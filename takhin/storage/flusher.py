@@ -5,7 +5,7 @@ runs, later appends gather for the next one. So under load the number of flushes
 not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each, so that
 one with little to write does not wait for one with much. Where many are due, one call makes all of them durable
 (``group_flush``), or, where that cannot be, one call flushes several with little to write (``file_flush``); those that
-come meanwhile gather for the next.
+come meanwhile gather for the next. Who is alone, on a quick disk, flushes for itself (``begin_here``).
 
 Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed after
 ``linger_ms`` instead of at once, or later (``lingering``).
