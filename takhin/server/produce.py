@@ -23,8 +23,8 @@ ALONE_SECONDS = 0.1
 
 
 class _Pending:
-    """One append, and the call that is answered with its outcome. No thread waits, but for one that is alone: whoever brings the outcome
-    has a sender answer, unless the appending thread still can."""
+    """One append, and the call that is answered with its outcome. No thread waits, but for a call that is alone:
+    whoever brings the outcome has a sender answer, unless the appending thread still can."""
 
     __slots__ = ("_codec", "_in_append", "_lock", "_outcome", "_producer", "acks", "call", "request", "size", "timer")
 
