@@ -17,7 +17,7 @@ SOURCE = HERE / "shim" / "shim.c"
 BUILT = REPOSITORY / "build" / "faults"
 
 LOG, DATABASE = 0, 1
-CALLS = ("open", "read", "write", "flush", "truncate", "rename", "unlink", "mkdir", "allocate")
+CALLS = ("open", "read", "write", "flush", "truncate", "rename", "unlink", "mkdir", "allocate", "read_cached")
 
 
 def compiler() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -75,20 +76,16 @@ def test_what_is_in_memory_is_read(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_is_not_in_memory_is_left_to_who_may_wait(tmp_path: Path) -> None:
+def test_what_may_not_be_in_memory_is_read_by_who_may_wait_from_where_the_other_stopped(tmp_path: Path) -> None:
+    """A quick disk may have answered before the kernel looks a second time: then nothing is left. What must be left,
+    whatever the disk, is in ``tests/faults/test_not_in_memory.py``."""
     store, partition = filled(tmp_path)
-    for _ in range(20):
-        reader = place(partition)
-        forget(partition)
-        try:
-            reader.read(BATCH, cached_only=True)
-        except BlockingIOError:
-            break
-        # A quick disk may have answered while the kernel was still looking.
-    else:
-        pytest.fail("it was in memory each time")
-    # Who may wait gets what is next, and from then on it is in memory.
-    assert rest(reader, cached_only=False) == list(range(1, 20))
+    reader = place(partition)
+    forget(partition)
+    found: list[int] = []
+    with suppress(BlockingIOError):
+        found.extend(offsets(reader, cached_only=True))
+    assert found + rest(reader, cached_only=False) == list(range(1, 20))
     store.close()
 
 

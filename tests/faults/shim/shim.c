@@ -40,7 +40,7 @@ enum event { EV_MARK, EV_OPEN, EV_WRITE, EV_TRUNCATE, EV_ALLOCATE, EV_FLUSH_BEGI
 enum kind { KIND_LOG, KIND_DATABASE, KINDS };
 
 enum call { CALL_OPEN, CALL_READ, CALL_WRITE, CALL_FLUSH, CALL_TRUNCATE, CALL_RENAME, CALL_UNLINK, CALL_MKDIR,
-            CALL_ALLOCATE, CALLS };
+            CALL_ALLOCATE, CALL_READ_CACHED, CALLS };
 
 struct header {
     uint32_t size; /* of the whole record */
@@ -248,6 +248,18 @@ ssize_t pread(int fd, void *data, size_t n, off_t at) {
 }
 
 ssize_t pread64(int fd, void *data, size_t n, off64_t at) { return pread(fd, data, n, at); }
+
+/* One that may not wait for the disk is a call of its own: in memory or not is for the plan to say. */
+ssize_t preadv2(int fd, const struct iovec *into, int n, off_t at, int flags) {
+    REAL(ssize_t, preadv2, int, const struct iovec *, int, off_t, int);
+    enum call call = flags & RWF_NOWAIT ? CALL_READ_CACHED : CALL_READ;
+    if (is_watched(fd) && fault(watched[fd] - 1, call)) return -1;
+    return real_preadv2(fd, into, n, at, flags);
+}
+
+ssize_t preadv64v2(int fd, const struct iovec *into, int n, off64_t at, int flags) {
+    return preadv2(fd, into, n, at, flags);
+}
 
 int ftruncate(int fd, off_t size) {
     REAL(int, ftruncate, int, off_t);
