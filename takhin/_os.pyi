@@ -28,6 +28,41 @@ def flush_files(files: list[SegmentFile]) -> None:
     """``SegmentFile.flush`` of each, the GIL released once for all. Raises ``OSError`` for the first that fails; those
     behind it are not flushed then."""
 
+class FlushLoop:
+    """One file that is flushed again and again by one thread, which is in ``run``: a flush begins as soon as the one
+    before has ended, if more was asked for meanwhile, and the thread needs the interpreter for none of that. Offsets
+    only grow. From other threads, the rest may be called at any time."""
+
+    def __init__(self, asked: int) -> None:
+        """The first flush is for what lies below this offset, above 0."""
+
+    def run(self, file: SegmentFile, patience_s: float, idle_s: float) -> bool:
+        """Flush. True when something was flushed ``patience_s`` seconds ago, or was and ``close`` was called, and
+        ``tell`` was not called since; False when there was nothing to do for ``idle_s``, or nothing is left and
+        ``close`` was called. To be called again until ``is_done``. Raises ``OSError`` when a flush fails, which must
+        never be tried again."""
+
+    def ask(self, offset: int) -> bool:
+        """Have what lies below ``offset``, which is written, covered by a flush that begins after this; False when it
+        is closed: then nobody will."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether ``tell`` would give something."""
+
+    def tell(self) -> int:
+        """What is flushed, for the caller to tell of; -1 when that was given to somebody before."""
+
+    def close(self) -> None:
+        """Nothing more is asked for."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is closed, and all that was asked for was flushed and told of."""
+
+    def take_times(self) -> tuple[int, float]:
+        """How many flushes since the last time, and the seconds that they took."""
+
 def sync_dir(path: StrPath) -> None:
     """Put the entries of a directory on stable storage."""
 

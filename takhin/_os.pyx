@@ -25,6 +25,18 @@ cdef extern from "_io.h":
     int tk_unlink(const char* path) nogil
     int tk_mkdir(const char* path, int mode) nogil
 
+cdef extern from "_flush_loop.h":
+    ctypedef struct tk_loop "struct tk_loop":
+        int64_t asked
+    int TK_LOOP_TELL
+    bint tk_loop_ask(tk_loop* loop, int64_t offset)
+    bint tk_loop_has_news(tk_loop* loop)
+    int64_t tk_loop_tell(tk_loop* loop)
+    void tk_loop_close(tk_loop* loop)
+    int64_t tk_loop_take_times(tk_loop* loop, int64_t* flush_ns)
+    bint tk_loop_is_done(tk_loop* loop)
+    int tk_loop_run(tk_loop* loop, int fd, int64_t patience_ns, int64_t idle_ns) nogil
+
 cdef extern from *:
     """
     #ifdef TAKHIN_DEBUG
@@ -140,6 +152,43 @@ def flush_files(list files not None):
         free(fds)
     if status < 0:
         check(status, files[i].path)
+
+
+cdef class FlushLoop:
+    cdef tk_loop loop
+
+    def __cinit__(self, int64_t asked):
+        self.loop.asked = asked
+
+    def run(self, file not None, double patience_s, double idle_s):
+        cdef int64_t patience_ns = <int64_t>(patience_s * 1e9), idle_ns = <int64_t>(idle_s * 1e9)
+        cdef int status, fd = file.fd
+        with nogil:
+            status = tk_loop_run(&self.loop, fd, patience_ns, idle_ns)
+        check(status, file.path)
+        return status == TK_LOOP_TELL
+
+    def ask(self, int64_t offset):
+        return tk_loop_ask(&self.loop, offset)
+
+    @property
+    def has_news(self):
+        return tk_loop_has_news(&self.loop)
+
+    def tell(self):
+        return tk_loop_tell(&self.loop)
+
+    def close(self):
+        tk_loop_close(&self.loop)
+
+    @property
+    def is_done(self):
+        return tk_loop_is_done(&self.loop)
+
+    def take_times(self):
+        cdef int64_t flush_ns
+        cdef int64_t flushes = tk_loop_take_times(&self.loop, &flush_ns)
+        return flushes, flush_ns / 1e9
 
 
 def sync_dir(path):

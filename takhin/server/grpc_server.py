@@ -86,7 +86,7 @@ class GrpcServer:
         }
         self._info = info = Info(engine, clock, limits, FEATURES)
         held_up = Counter("takhin_serving_held_up", "Times that work held up the serving thread.", registry=registry)
-        self._stand_in = StandIn(held_up.inc) if grpc_config.direct_calls and supported() else None
+        self._stand_in = StandIn(held_up.inc, self._senders) if grpc_config.direct_calls and supported() else None
         router = Router(GrpcMetrics(registry), self._pools.reject, self._stand_in)
         self._arrivals = arrivals = Arrivals(self._timers, grpc_config.max_message_size)
         add_takhin(router, self._pools, arrivals, engine, info, self._producer, self._produce_streams, self._consumer)

@@ -163,13 +163,13 @@ class ParkedStream(ABC):
 
     # -- with the turn -----------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, may_wait: bool = True) -> None:
         """For the senders."""
         with self._turn_lock:
             if self._turn is _Turn.OVER:
                 return
             self._turn = _Turn.RUNNING
-        self._take_turn(True)
+        self._take_turn(may_wait)
 
     def must_wait(self) -> bool:
         """Whether the peer has to read before more is sent to it: then it is time to park, and there will be another

@@ -76,8 +76,8 @@ class _Pending:
     def is_resolved(self) -> bool:
         return self._outcome is not None
 
-    def run(self) -> None:
-        """Answer. Once, when the outcome is there."""
+    def run(self, may_wait: bool = True) -> None:
+        """Answer. Once, when the outcome is there. It never waits."""
         outcome = self._outcome
         request = self.request
         self._producer.pending.discard(self)

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from typing import Protocol
 
 from ..observe.logging import incident
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 class Job(Protocol):
     """Something with work to do, short unless its peer does not read."""
 
-    def run(self) -> None: ...
+    def run(self, may_wait: bool = True) -> None:
+        """Without ``may_wait``, on a thread that must not: what is to be waited for is submitted again."""
 
     def evict(self) -> None:
         """Give up the peer that ``run`` is stuck with. From any thread; must not wait."""
@@ -46,6 +48,8 @@ class Senders:
     WATCH_SECONDS = 0.02
     IDLE_SECONDS = 10.0
     EVICT_AFTER_SECONDS = 5.0
+    #: Jobs that a thread does itself in one go; the others have theirs beside it.
+    MOST_KEPT = 16
 
     def __init__(self, threads: int, limit: int, timers: Timers) -> None:
         self.threads = threads
@@ -58,6 +62,9 @@ class Senders:
         self._taken = 0
         self._watching = False
         self._stopping = False
+        #: What one thread keeps for itself.
+        self._kept: deque[Job] = deque()
+        self._keeper = 0
 
     @property
     def thread_count(self) -> int:
@@ -85,8 +92,24 @@ class Senders:
                 thread.join(max(until - time.monotonic(), 0.0))
         return not any(thread.is_alive() for thread in workers)
 
+    def keep(self) -> None:
+        """Until ``run_kept``, this thread keeps what it submits for itself: it is there sooner than another. For one
+        thread at a time, which does not wait meanwhile."""
+        self._keeper = threading.get_ident()
+
+    def run_kept(self) -> None:
+        self._keeper = 0
+        while self._kept:
+            try:
+                self._kept.popleft().run(may_wait=False)
+            except Exception as exc:
+                incident(log, exc, part="senders")
+
     def submit(self, job: Job) -> None:
         """Quick and without waiting, from any thread."""
+        if self._keeper == threading.get_ident() and len(self._kept) < self.MOST_KEPT:
+            self._kept.append(job)
+            return
         self._jobs.put(job)
         with self._lock:
             if self._watching or self._jobs.qsize() <= self._idle or self._stopping:

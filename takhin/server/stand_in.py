@@ -19,6 +19,7 @@ from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from ..observe.logging import incident
+from .senders import Senders
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,10 @@ _POLL_SECONDS = 0.1
 class StandIn:
     """``enter`` and ``leave`` are for the threads that serve, everything else for any."""
 
-    def __init__(self, held_up: Callable[[], None]) -> None:
+    def __init__(self, held_up: Callable[[], None], senders: Senders) -> None:
         """``held_up`` is told each time that the serving thread is."""
         self._held_up = held_up
+        self._senders = senders
         self._state: Any = None
         #: Pieces of work that were begun; and whether the last of them is still being done.
         self._begun = 0
@@ -74,9 +76,11 @@ class StandIn:
         if self._asleep:
             self._asleep = False
             self._wake.set()
+        self._senders.keep()
         return True
 
     def leave(self) -> None:
+        self._senders.run_kept()
         self._busy = False
         if self._served_last:
             # The server has ended meanwhile: this thread would poll for ever.

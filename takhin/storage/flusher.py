@@ -5,7 +5,8 @@ runs, later appends gather for the next one. So under load the number of flushes
 not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each, so that
 one with little to write does not wait for one with much. Where many are due, one call makes all of them durable
 (``group_flush``), or, where that cannot be, one call flushes several with little to write (``file_flush``); those that
-come meanwhile gather for the next. Who is alone, on a quick disk, flushes for itself (``begin_here``).
+come meanwhile gather for the next. A partition that is busy alone is flushed by a thread that stays with it
+(``flush_loop``). Who is alone, on a quick disk, flushes for itself (``begin_here``).
 
 Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed after
 ``linger_ms`` instead of at once, or later (``lingering``).
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .flush_goal import FlushGoal
+from .flush_loop import PartitionLoop
 from .lingering import Lingering
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,10 @@ class Flushable(Protocol):
     def unflushed_bytes(self) -> int:
         """About; read without the lock."""
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for its flush; read without the lock."""
+
     def flush_begins(self) -> bool:
         """Goes from LAZY or QUEUED to RUNNING, under the partition lock; False when there is nothing
         to begin, or another thread is at it (which is then asked for another round)."""
@@ -68,6 +74,9 @@ class Flushable(Protocol):
     def flush_goal(self) -> FlushGoal | None:
         """What a flush that begins now has to cover, for who then calls ``goal_reached``; None when that is
         nothing, or nothing may be flushed any more."""
+
+    def goal_of_now(self) -> FlushGoal:
+        """The same, but for who holds the partition lock, and asks again for what is in it beside the active file."""
 
     def flush_to(self, goal: FlushGoal) -> None:
         """Make all of it durable, note it, tell those who wait. Called by one thread at a time."""
@@ -80,8 +89,13 @@ class Flushable(Protocol):
 
 
 class Files(Protocol):
+    loop: PartitionLoop
+
     def flush(self, partitions: Sequence[Flushable]) -> None:
         """Make durable what is appended to them, tell those who wait. One thread for each partition at a time."""
+
+    def flush_on(self, partition: Flushable) -> float | None:
+        """As ``flush``, with ``loop``, for as long as there is more; the mean of what a flush took, seconds."""
 
 
 class Group(Protocol):
@@ -99,6 +113,7 @@ class Group(Protocol):
 class Flusher:
     def __init__(self, threads: int, linger_ms: int, files: Files, group: Group) -> None:
         self._files = files
+        self._loop = files.loop
         self._group = group
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[Flushable] = deque()
@@ -129,6 +144,7 @@ class Flusher:
         with self._lazy_changed:
             self._stopping = True
             self._lazy_changed.notify()
+        self._loop.close()
         with self._changed:
             self._changed.notify_all()
         for thread in [*self._threads, self._timer]:
@@ -142,7 +158,7 @@ class Flusher:
             if state in (IDLE, LAZY):
                 partition.flush_state = QUEUED
                 self._put([partition])
-            elif state in (RUNNING, RUNNING_LAZY):
+            elif state in (RUNNING, RUNNING_LAZY) and not self._loop.ask(partition):
                 partition.flush_state = RUNNING_AGAIN
         elif state in (IDLE, LAZY):
             partition.flush_state = LAZY
@@ -155,6 +171,10 @@ class Flusher:
         elif state == RUNNING:
             # The linger begins when this flush ends: else records that nobody waits for would be flushed all the time.
             partition.flush_state = RUNNING_LAZY
+
+    def look(self) -> None:
+        """From who comes by, holding no lock: tell of what was flushed, where that is for whoever comes by."""
+        self._loop.look()
 
     def begin_here(self, partition: Flushable) -> bool:
         """In place of an urgent request: whether the caller had better flush itself, with ``flush_here`` once it holds
@@ -178,6 +198,8 @@ class Flusher:
                 self._call_others()
 
     def _put(self, partitions: Sequence[Flushable]) -> None:
+        if partitions:
+            self._loop.close()
         with self._changed:
             self._queue.extend(partitions)
             self._call_others()
@@ -207,18 +229,19 @@ class Flusher:
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:
-            due, as_group, waited_for = taken
+            due, as_group, waited_for, is_only = taken
             try:
                 if not (as_group and self._flush_group(due)):
-                    self._flush(due)
+                    self._flush(due, is_only)
             finally:
                 with self._changed:
                     self._busy -= 1
                     self._waited_for -= waited_for
 
-    def _take(self) -> tuple[list[Flushable], bool, bool] | None:
-        """This thread's share of the partitions that are due, or all of them, and whether as a group, and whether
-        those that come meanwhile wait for it; None when it is over."""
+    def _take(self) -> tuple[list[Flushable], bool, bool, bool] | None:
+        """This thread's share of the partitions that are due, or all of them; whether as a group, whether
+        those that come meanwhile wait for it, and whether nothing else is due or being flushed; None when it is over.
+        """
         with self._changed:
             while self._wanted <= 0:
                 if self._stopping and not self._queue:
@@ -237,9 +260,10 @@ class Flusher:
                 if waited_for:
                     self._waited_for += 1
                     self._waited_since = time.monotonic()
+            is_only = not self._busy and not self._queue and not self._stopping and len(self._threads) > 1
             self._busy += 1
             self._call_others()
-            return due, self._grouping, waited_for
+            return due, self._grouping, waited_for, is_only
 
     def _share(self) -> list[Flushable]:
         """Holding ``_changed``: one that has much to write, or several that have little, taken off the queue."""
@@ -252,21 +276,26 @@ class Flusher:
             self._together = len(due) > 1
         return due
 
-    def _flush(self, due: list[Flushable]) -> None:
+    def _flush(self, due: list[Flushable], is_only: bool) -> None:
         # One that lingered and was then asked for is due twice.
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
         if begun:
-            self._flush_begun(begun)
+            self._flush_begun(begun, is_only and len(begun) == 1 and begun[0].is_awaited)
 
-    def _flush_begun(self, begun: list[Flushable]) -> None:
+    def _flush_begun(self, begun: list[Flushable], may_stay: bool = False) -> None:
         tells = _has_little(begun[0])
         began = time.perf_counter()
+        mean_s = None
         try:
-            self._files.flush(begun)
+            if may_stay:
+                mean_s = self._files.flush_on(begun[0])
+            else:
+                self._files.flush(begun)
         except Exception:  # a defect; the thread must live for the other partitions
             log.exception("flush failed unexpectedly")
         if tells:
-            self._flush_s += WEIGHT * ((time.perf_counter() - began) / len(begun) - self._flush_s)
+            took_s = (time.perf_counter() - began) / len(begun) if mean_s is None else mean_s
+            self._flush_s += WEIGHT * (took_s - self._flush_s)
         self._put([partition for partition in begun if partition.flush_ended()])
 
     def _flush_group(self, due: list[Flushable]) -> bool:

@@ -1,10 +1,9 @@
 """One partition's log: appending, flushing, and who waits for either.
 
 Locking: ``_lock`` guards appends, rolls and the lists of those who wait. It is never held across a
-flush, and (but for one case, which says so) nobody
-is called back while it is held. Readers take it only to park. Offsets are plain
-attributes that only grow: always
-``log_start_offset <= high_watermark <= log_end_offset`` and ``flushed_offset <= log_end_offset``.
+flush, and (but for one case, which says so) nobody is called back while it is held. Readers take it only to park.
+Offsets are plain attributes that only grow: always ``log_start_offset <= high_watermark <= log_end_offset`` and
+``flushed_offset <= log_end_offset``.
 """
 
 from __future__ import annotations
@@ -18,14 +17,7 @@ from dataclasses import astuple, replace
 
 from .._fastlog import RecordBatch
 from ..config import TopicConfigs
-from ..errors import (
-    DurabilityUnknown,
-    LogOffline,
-    OffsetOutOfRange,
-    TakhinError,
-    TopicNotFound,
-    Unavailable,
-)
+from ..errors import DurabilityUnknown, LogOffline, OffsetOutOfRange, TakhinError, TopicNotFound, Unavailable
 from . import fs
 from .checkpoint import PartitionCheckpoint
 from .environment import NO_DESCRIPTORS, Environment
@@ -103,6 +95,7 @@ class Partition:
         count = batch.record_count
         wakes: list[Wake] = []
         flush_here = False
+        environment.flusher.look()
         with self._lock:
             self._check_writable()
             if batch.producer_id >= 0:
@@ -283,12 +276,16 @@ class Partition:
         if self.environment.fault.reason or self.deleted:
             return None
         with self._lock:
-            active = self.segments[-1]
-            goal = FlushGoal(self.directory, self.log_end_offset, active, active.size, self._flushed_position,
-                self._rolled, self._directory_dirty)  # fmt: skip
+            goal = self.goal_of_now()
             self._rolled, self._directory_dirty = [], False
         clean = goal.next_offset == self.flushed_offset and not goal.rolled and not goal.new_names
         return None if clean else goal
+
+    def goal_of_now(self) -> FlushGoal:
+        """The same for who holds the lock; it may be made again."""
+        active = self.segments[-1]
+        return FlushGoal(self.directory, self.log_end_offset, active, active.size, self._flushed_position,
+            [*self._rolled], self._directory_dirty)  # fmt: skip
 
     def hint(self, goal: FlushGoal) -> list[tuple[str, int, int]]:
         """What is to be noted once all of it is on stable storage."""
@@ -305,6 +302,10 @@ class Partition:
     def _flush_is_plain(self) -> bool:
         """Whether it is that of one file."""
         return not self._rolled and not self._directory_dirty
+
+    @property
+    def is_awaited(self) -> bool:
+        return self._waiters.anyone
 
     @property
     def unflushed_bytes(self) -> int:

@@ -40,6 +40,10 @@ class Waiters:
     def anyone_parked(self) -> bool:
         return bool(self._parked)
 
+    @property
+    def anyone(self) -> bool:
+        return bool(self._senders or self._parked)
+
     def add_sender(self, placed: Placed, done: DurableDone) -> None:
         self._senders.append((placed, done))
 

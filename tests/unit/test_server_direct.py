@@ -24,7 +24,9 @@ from takhin.server.direct import MESSAGE_BYTES, READ_AHEAD_BYTES, UNSENT_BYTES, 
 from takhin.server.options import server_options
 from takhin.server.pools import CallPool
 from takhin.server.router import Router
+from takhin.server.senders import Senders
 from takhin.server.stand_in import StandIn
+from takhin.server.timers import Timers
 
 PATIENCE = 15.0
 
@@ -44,7 +46,8 @@ class Server:
         self.pool = CallPool("test", 4, 100)
         self.reject = CallPool("reject", 1, 1)
         self.held_up: list[None] = []
-        self.stand_in = StandIn(lambda: self.held_up.append(None))
+        self.senders = Senders(1, 1, Timers())
+        self.stand_in = StandIn(lambda: self.held_up.append(None), self.senders)
         router = Router(GrpcMetrics(CollectorRegistry()), self.reject, self.stand_in)
 
         def keep(call: Call) -> None:

@@ -17,7 +17,9 @@ class FakeJob:
         self.call = call
         self.evicted = threading.Event()
 
-    def run(self) -> None:
+    def run(self, may_wait: bool = True) -> None:
+        self.may_wait = may_wait
+        self.thread = threading.current_thread()
         self.call()
 
     def evict(self) -> None:
@@ -145,3 +147,63 @@ def test_an_idle_pool_does_not_run(make: Callable[[int, int], Senders]) -> None:
     begun = time.process_time()
     time.sleep(0.3)
     assert time.process_time() - begun < 0.05
+
+
+def test_who_keeps_jobs_runs_them_itself_and_does_not_wait_in_them(make: Callable[[int, int], Senders]) -> None:
+    senders = make(2, 4)
+    ran: list[int] = []
+    jobs = [FakeJob(lambda n=n: ran.append(n)) for n in range(3)]
+    senders.keep()
+    for job in jobs:
+        senders.submit(job)
+    time.sleep(0.05)
+    assert not ran
+    # What others submit meanwhile is for the pool.
+    other = FakeJob(lambda: ran.append(-1))
+    threading.Thread(target=senders.submit, args=(other,)).start()
+    wait_until(lambda: ran == [-1])
+    assert other.thread is not threading.current_thread()
+    assert other.may_wait
+    senders.run_kept()
+    assert ran == [-1, 0, 1, 2]
+    assert {(job.thread, job.may_wait) for job in jobs} == {(threading.current_thread(), False)}
+
+
+def test_what_a_kept_job_submits_is_for_the_pool(make: Callable[[int, int], Senders]) -> None:
+    senders = make(1, 4)
+    again = FakeJob(lambda: None)
+    senders.keep()
+    senders.submit(FakeJob(lambda: senders.submit(again)))
+    senders.run_kept()
+    wait_until(lambda: hasattr(again, "may_wait"))
+    assert again.may_wait
+    assert again.thread is not threading.current_thread()
+
+
+def test_no_more_jobs_are_kept_than_are_soon_done(make: Callable[[int, int], Senders]) -> None:
+    senders = make(2, 4)
+    jobs = [FakeJob(lambda: None) for _ in range(Senders.MOST_KEPT + 5)]
+    senders.keep()
+    for job in jobs:
+        senders.submit(job)
+    wait_until(lambda: sum(hasattr(job, "thread") for job in jobs) == 5)
+    senders.run_kept()
+    assert sum(job.thread is threading.current_thread() for job in jobs) == Senders.MOST_KEPT
+
+
+def test_a_defect_in_a_kept_job_stops_neither_the_others_nor_who_keeps_them(
+    make: Callable[[int, int], Senders], caplog: pytest.LogCaptureFixture
+) -> None:
+    senders = make(1, 4)
+    ran: list[int] = []
+    senders.keep()
+    senders.submit(FakeJob(lambda: 1 / 0))
+    senders.submit(FakeJob(lambda: ran.append(1)))
+    senders.run_kept()
+    assert ran == [1]
+    assert "division by zero" in caplog.text
+    # And it keeps nothing any more.
+    job = FakeJob(lambda: ran.append(2))
+    senders.submit(job)
+    wait_until(lambda: ran == [1, 2])
+    assert job.thread is not threading.current_thread()

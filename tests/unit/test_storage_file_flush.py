@@ -21,10 +21,13 @@ from takhin.storage.hints import FlushedHints
 from takhin.storage.manager import HINTS_NAME
 from takhin.storage.waiters import Placed
 
+from .flush_loop_tools import loop_in_python  # noqa: F401 (a fixture)
 from .storage_tools import QUIET, TOPIC_ID, Store, append, configs, frame, stores, values, wait_until
 from .test_storage_flush import Gate
 
 Make = Callable[..., Store]
+
+pytestmark = pytest.mark.usefixtures("loop_in_python")
 MANY = 12
 #: One thread flushes: while it is held, the others' requests gather.
 ONE_THREAD = msgspec.structs.replace(QUIET, flush_threads=1)

@@ -17,9 +17,12 @@ from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
 from takhin.storage.waiters import Placed
 
+from .flush_loop_tools import loop_in_python  # noqa: F401 (a fixture)
 from .storage_tools import QUIET, Store, append, configs, flush, frame, settle, stores, values, wait_until
 
 Make = Callable[..., Store]
+
+pytestmark = pytest.mark.usefixtures("loop_in_python")
 
 
 @pytest.fixture

@@ -14,10 +14,13 @@ from takhin.storage import flusher
 from takhin.storage.partition import Partition
 from takhin.storage.waiters import Placed
 
+from .flush_loop_tools import loop_in_python  # noqa: F401 (a fixture)
 from .storage_tools import QUIET, Store, append, configs, frame, stores, values, wait_until
 from .test_storage_flush import Gate
 
 Make = Callable[..., Store]
+
+pytestmark = pytest.mark.usefixtures("loop_in_python")
 
 
 @pytest.fixture
