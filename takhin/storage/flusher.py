@@ -158,8 +158,9 @@ class Flusher:
             if state in (IDLE, LAZY):
                 partition.flush_state = QUEUED
                 self._put([partition])
-            elif state in (RUNNING, RUNNING_LAZY) and not self._loop.ask(partition):
-                partition.flush_state = RUNNING_AGAIN
+            elif state in (RUNNING, RUNNING_LAZY):
+                # Covers what nobody waits for, too.
+                partition.flush_state = RUNNING if self._loop.ask(partition) else RUNNING_AGAIN
         elif state in (IDLE, LAZY):
             partition.flush_state = LAZY
             much = partition.unflushed_bytes > LITTLE_BYTES

@@ -14,6 +14,7 @@ import pytest
 from takhin._os import FlushLoop
 from takhin._segment import SegmentFile
 from takhin.storage import flush_loop
+from takhin.storage.flusher import IDLE, RUNNING_LAZY
 from takhin.storage.partition import Partition
 
 from .flush_loop_tools import PythonFlushLoop
@@ -295,6 +296,19 @@ def test_what_nobody_waits_for_is_not_stayed_with(make: Make, for_ages: None) ->
     partition.append(frame(b"v"), None)
     wait_until(lambda: partition.flushed_offset == 2)
     wait_until(lambda: partition.environment.flusher._busy == 0)
+
+
+def test_what_nobody_waits_for_is_covered_by_the_next_flush_that_somebody_waits_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush_loop, "IDLE_S", 0.2)
+    partition = stayed_with(make(log=msgspec.structs.replace(QUIET, flush_linger_ms=3_600_000)).open())
+    partition.append(frame(b"nobody"), None)
+    assert partition.flush_state == RUNNING_LAZY
+    append(partition, b"somebody")
+    assert partition.flushed_offset == 4
+    # Else it would linger for an hour, with nothing to flush.
+    wait_until(lambda: partition.flush_state == IDLE)
 
 
 def test_a_single_thread_stays_with_nobody(make: Make, for_ages: None) -> None:
