@@ -41,6 +41,7 @@ class Disk:
     def install(self) -> None:
         """Come between the log and its files. Once in a process, before any planted bug."""
         from takhin import _os, _segment
+        from tests.reference.flush_loop import PythonFlushLoop
 
         disk, sync_dir, syncfs, flush_files = self, _os.sync_dir, _os.syncfs, _os.flush_files
 
@@ -94,6 +95,8 @@ class Disk:
             "sync_dir": traced_sync_dir,
             "syncfs": traced_syncfs,
             "flush_files": traced_flush_files,
+            # It flushes by the file's own method, which is traced.
+            "FlushLoop": PythonFlushLoop,
         }
         for module in [module for name, module in sys.modules.items() if name.startswith("takhin.storage")]:
             for name, new in traced.items():

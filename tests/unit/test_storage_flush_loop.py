@@ -16,8 +16,8 @@ from takhin._segment import SegmentFile
 from takhin.storage import flush_loop
 from takhin.storage.flusher import IDLE, RUNNING_LAZY
 from takhin.storage.partition import Partition
+from tests.reference.flush_loop import PythonFlushLoop
 
-from .flush_loop_tools import PythonFlushLoop
 from .storage_tools import QUIET, Store, append, configs, frame, stores, values, wait_until
 
 Make = Callable[..., Store]
