@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .._os import flush_files
 from .environment import Counters, DiskFault
+from .flush_goal import FlushGoal
 from .flush_loop import PartitionLoop
 from .flusher import Flushable
 
@@ -23,7 +24,7 @@ class FileFlush:
         self._counters = counters
         self._fault = fault
         self._note_flushed = note_flushed
-        self.loop = PartitionLoop(counters, fault, note_flushed)
+        self.loop = PartitionLoop(fault, self._flushed)
 
     def flush(self, partitions: Sequence[Flushable]) -> None:
         """Put everything appended to them so far on stable storage, and tell those who wait. All are in the
@@ -43,24 +44,25 @@ class FileFlush:
         except OSError as problem:
             self._fault.report(problem, problem.filename)
             return
-        self._counters.flushes += len(goals)
-        self._counters.flush_seconds += time.perf_counter() - started
-        if self._note_flushed([note for partition, goal in goals for note in partition.hint(goal)]):
-            for partition, goal in goals:
-                partition.goal_reached(goal)
+        self._flushed(goals, len(goals), time.perf_counter() - started)
 
-    def flush_on(self, partition: Flushable) -> float | None:
-        """As ``flush``, and what is appended to it meanwhile, as long as something is. The mean of what a flush took,
-        seconds, where there were several."""
+    def flush_on(self, partition: Flushable) -> tuple[float, float] | None:
+        """As ``flush``, and what is appended to it meanwhile, as long as something is and it is a matter of one file.
+        Gives (seconds, bytes) of a flush, in the mean; None when there was none."""
         goal = partition.flush_goal()
         if goal is None:
             return None
         file = goal.only_file
-        if file is None:
-            partition.flush_to(goal)
-            return None
-        try:
+        if file is not None:
             return self.loop.serve(partition, goal, file)
-        except OSError as problem:
-            self._fault.report(problem, file.path)
-            return None
+        started = time.perf_counter()
+        partition.flush_to(goal)
+        return time.perf_counter() - started, goal.position - goal.flushed_position
+
+    def _flushed(self, goals: Sequence[tuple[Flushable, FlushGoal]], flushes: int, flush_s: float) -> None:
+        """All that the goals say is on stable storage: note it, tell those who wait."""
+        self._counters.flushes += flushes
+        self._counters.flush_seconds += flush_s
+        if self._note_flushed([note for partition, goal in goals for note in partition.hint(goal)]):
+            for partition, goal in goals:
+                partition.goal_reached(goal)

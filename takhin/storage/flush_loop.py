@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .._os import FlushLoop
 from .._segment import SegmentFile
-from .environment import Counters, DiskFault
+from .environment import DiskFault
 from .flush_goal import FlushGoal
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ PATIENCE_S = 0.0005
 IDLE_S = 0.005
 
 
+#: Told of partitions of which all that the goal says is on stable storage, and how many flushes that took, and seconds.
+Flushed = Callable[[Sequence[tuple["Flushable", FlushGoal]], int, float], None]
+
+
 class _Stay:
     """Of one thread with one partition."""
 
@@ -40,32 +44,35 @@ class _Stay:
         self.loop = FlushLoop(goal.next_offset)
         #: What was asked for and is not told of, in the order of offsets.
         self.goals = deque([goal])
-        #: Held by who tells; guards the two below.
+        #: Held by who tells; guards what is below: what was told of.
         self.telling = threading.Lock()
         self.flushes = 0
         self.flush_s = 0.0
+        self.flushed_position = goal.flushed_position
 
 
 class PartitionLoop:
     """One thread at a time calls ``serve``; the rest is for any thread."""
 
-    def __init__(
-        self, counters: Counters, fault: DiskFault, note_flushed: Callable[[Sequence[tuple[str, int, int]]], bool]
-    ) -> None:
-        """``note_flushed`` is the environment's."""
-        self._counters = counters
+    def __init__(self, fault: DiskFault, flushed: Flushed) -> None:
         self._fault = fault
-        self._note_flushed = note_flushed
+        self._flushed = flushed
         self._stay: _Stay | None = None
 
-    def serve(self, partition: Flushable, goal: FlushGoal, file: SegmentFile) -> float:
+    def serve(self, partition: Flushable, goal: FlushGoal, file: SegmentFile) -> tuple[float, float] | None:
         """Flush a partition that is in the state RUNNING, by the goal whose only file this is, and what comes
-        meanwhile. Gives the mean of what a flush took, seconds. Raises ``OSError`` when one fails."""
+        meanwhile. Gives (seconds, bytes) of a flush, in the mean; None when there was none. One that fails is reported
+        as a disk fault."""
         self._stay = stay = _Stay(partition, goal)
         others_tell = False
         try:
             while not stay.loop.is_done:
-                if stay.loop.run(file, PATIENCE_S if others_tell else 0.0, IDLE_S):
+                try:
+                    has_news = stay.loop.run(file, PATIENCE_S if others_tell else 0.0, IDLE_S)
+                except OSError as problem:
+                    self._fault.report(problem, file.path)
+                    break
+                if has_news:
                     with stay.telling:
                         others_tell = not stay.loop.has_news
                         self._tell(stay)
@@ -75,8 +82,9 @@ class PartitionLoop:
             self._stay = None
             stay.loop.close()
             with stay.telling:  # who was at it has told by now
-                mean_s = stay.flush_s / max(stay.flushes, 1)
-        return mean_s
+                flushes, flush_s = stay.flushes, stay.flush_s
+                flushed_bytes = stay.flushed_position - goal.flushed_position
+        return (flush_s / flushes, flushed_bytes / flushes) if flushes else None
 
     def ask(self, partition: Flushable) -> bool:
         """Whether what was appended to the partition until now is flushed here. The caller holds the partition lock."""
@@ -114,10 +122,12 @@ class PartitionLoop:
         flushes, flush_s = stay.loop.take_times()
         stay.flushes += flushes
         stay.flush_s += flush_s
-        self._counters.flushes += flushes
-        self._counters.flush_seconds += flush_s
         goal = None
         while stay.goals and stay.goals[0].next_offset <= offset:
             goal = stay.goals.popleft()
-        if goal is not None and not self._fault.reason and self._note_flushed(stay.partition.hint(goal)):
-            stay.partition.goal_reached(goal)
+        told: list[tuple[Flushable, FlushGoal]] = []
+        if goal is not None:
+            stay.flushed_position = goal.position
+            if not self._fault.reason:
+                told.append((stay.partition, goal))
+        self._flushed(told, flushes, flush_s)

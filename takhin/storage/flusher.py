@@ -76,7 +76,8 @@ class Flushable(Protocol):
         nothing, or nothing may be flushed any more."""
 
     def goal_of_now(self) -> FlushGoal:
-        """The same, but for who holds the partition lock, and asks again for what is in it beside the active file."""
+        """The state of now, for who holds the partition lock. It takes no rolled segments and new names over, as
+        ``flush_goal`` does: a flush that covers more than the active file has still to be asked for."""
 
     def flush_to(self, goal: FlushGoal) -> None:
         """Make all of it durable, note it, tell those who wait. Called by one thread at a time."""
@@ -94,8 +95,9 @@ class Files(Protocol):
     def flush(self, partitions: Sequence[Flushable]) -> None:
         """Make durable what is appended to them, tell those who wait. One thread for each partition at a time."""
 
-    def flush_on(self, partition: Flushable) -> float | None:
-        """As ``flush``, with ``loop``, for as long as there is more; the mean of what a flush took, seconds."""
+    def flush_on(self, partition: Flushable) -> tuple[float, float] | None:
+        """As ``flush``, with ``loop``, for as long as there is more. Gives (seconds, bytes) of a flush, in the mean;
+        None where that is not known."""
 
 
 class Group(Protocol):
@@ -286,17 +288,17 @@ class Flusher:
     def _flush_begun(self, begun: list[Flushable], may_stay: bool = False) -> None:
         tells = _has_little(begun[0])
         began = time.perf_counter()
-        mean_s = None
+        took: tuple[float, float] | None = None
         try:
             if may_stay:
-                mean_s = self._files.flush_on(begun[0])
+                took = self._files.flush_on(begun[0])
             else:
                 self._files.flush(begun)
+                took = (time.perf_counter() - began) / len(begun), 0
         except Exception:  # a defect; the thread must live for the other partitions
             log.exception("flush failed unexpectedly")
-        if tells:
-            took_s = (time.perf_counter() - began) / len(begun) if mean_s is None else mean_s
-            self._flush_s += WEIGHT * (took_s - self._flush_s)
+        if tells and took is not None and took[1] <= LITTLE_BYTES:
+            self._flush_s += WEIGHT * (took[0] - self._flush_s)
         self._put([partition for partition in begun if partition.flush_ended()])
 
     def _flush_group(self, due: list[Flushable]) -> bool:

@@ -282,7 +282,7 @@ class Partition:
         return None if clean else goal
 
     def goal_of_now(self) -> FlushGoal:
-        """The same for who holds the lock; it may be made again."""
+        """For who holds the lock. Rolled segments and new names stay on the account of the next ``flush_goal``."""
         active = self.segments[-1]
         return FlushGoal(self.directory, self.log_end_offset, active, active.size, self._flushed_position,
             [*self._rolled], self._directory_dirty)  # fmt: skip

@@ -316,3 +316,43 @@ def test_a_single_thread_stays_with_nobody(make: Make, for_ages: None) -> None:
     for n in range(6):
         append(store.partition(n % 2), b"v")
     wait_until(lambda: store.partition().environment.flusher._busy == 0)
+
+
+def test_flushes_of_much_say_nothing_of_how_long_little_takes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(PythonFlushLoop):
+        def run(self, file: Any, patience_s: float, idle_s: float) -> bool:
+            time.sleep(0.2)
+            return super().run(file, patience_s, idle_s)
+
+        def take_times(self) -> tuple[int, float]:
+            flushes, _ = super().take_times()
+            return flushes, 0.2 * flushes
+
+    partition = ready(make().open())
+    flusher = partition.environment.flusher
+    before = flusher._flush_s
+    monkeypatch.setattr(flush_loop, "FlushLoop", Slow)
+    told = Told()
+    send(partition, told)
+    wait_until(lambda: stays_with(partition))
+    for _ in range(4):
+        send(partition, told, bytes(2 << 20))
+    wait_until(lambda: flusher._busy == 0 and len(told.outcomes) == 5)
+    assert flusher._flush_s == before
+    # And those of little do.
+    send(partition, told)
+    wait_until(lambda: flusher._busy == 0 and len(told.outcomes) == 6)
+    assert flusher._flush_s > before
+
+
+def test_an_error_of_who_is_told_is_no_fault_of_the_disk(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    partition = ready(make().open())
+
+    def broken(outcome: Any) -> None:
+        raise ConnectionResetError("of a peer")
+
+    partition.append(frame(b"v"), broken)
+    wait_until(lambda: partition.flushed_offset == 2 and partition.flush_state == IDLE)
+    assert "of a peer" in caplog.text
+    assert not partition.environment.fault.reason
+    append(partition, b"and on")
