@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t
 
 cdef int os_open(const char* path, int flags, int mode) noexcept nogil
-cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept nogil
+# With the GIL, which it gives away while it writes much, or where writes have lately waited for something.
+cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept
 cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcept nogil
 cdef int64_t os_read_cached(int fd, void* data, int64_t n, int64_t position) noexcept nogil
 cdef int os_flush(int fd) noexcept nogil

@@ -36,6 +36,7 @@ cdef extern from "_flush_loop.h":
     int64_t tk_loop_take_times(tk_loop* loop, int64_t* flush_ns)
     bint tk_loop_is_done(tk_loop* loop)
     int tk_loop_run(tk_loop* loop, int fd, int64_t patience_ns, int64_t idle_ns) nogil
+    int64_t tk_now_ns() nogil
 
 cdef extern from *:
     """
@@ -58,7 +59,14 @@ cdef extern from *:
     int64_t tk_fault_short_every, tk_fault_kill_at_byte, tk_fault_bytes_written
 
 cdef enum:
-    RELEASE_GIL_BYTES = 1024   # of a write: below, giving the GIL away costs more than it gives
+    # Of a write: below, giving the GIL away costs more than it gives, where others want it.
+    HOLD_GIL_BYTES = 131072
+    # What takes longer, ns, waited for something: then each write gives the GIL away for so long.
+    SLOW_WRITE_NS = 10000000
+    WARY_NS = 1000000000
+
+# When writes are believed to be quick again; guarded by the GIL.
+cdef int64_t wary_until = 0
 
 DEBUG = bool(TK_DEBUG)
 CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "unlink", "mkdir", "syncfs",
@@ -68,8 +76,20 @@ CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "un
 cdef int os_open(const char* path, int flags, int mode) noexcept nogil:
     return tk_open(path, flags, mode)
 
-cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept nogil:
-    return tk_write_at(fd, data, n, position)
+cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept:
+    global wary_until
+    cdef int64_t began = tk_now_ns(), took
+    cdef int status
+    if n < HOLD_GIL_BYTES and began >= wary_until:
+        status = tk_write_at(fd, data, n, position)
+        took = tk_now_ns() - began
+    else:
+        with nogil:
+            status = tk_write_at(fd, data, n, position)
+            took = tk_now_ns() - began
+    if took > SLOW_WRITE_NS:
+        wary_until = began + took + WARY_NS
+    return status
 
 cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcept nogil:
     return tk_read_at(fd, data, n, position)
@@ -117,11 +137,7 @@ def write_at(int fd, const unsigned char[::1] data not None, int64_t position):
     if not n:
         return
     p = &data[0]
-    if n < RELEASE_GIL_BYTES:
-        status = tk_write_at(fd, p, n, position)
-    else:
-        with nogil:
-            status = tk_write_at(fd, p, n, position)
+    status = os_write_at(fd, p, n, position)
     check(status, f"descriptor {fd}")
 
 

@@ -27,7 +27,6 @@ cdef extern from "<sys/stat.h>" nogil:
     int fstat(int fd, stat_t* out)
 
 cdef enum:
-    RELEASE_GIL_BYTES = 32768   # of a write: below, giving the GIL away costs more than it gives
     ALLOCATE_FROM_BYTES = 8388608   # size from which on blocks are asked for in advance: a quarter of it, at most
     ALLOCATE_BYTES = 33554432       # so many. The filesystem then writes for a third less CPU.
     SPARE_BYTES = 65536         # blocks behind the end of a file that nobody need give back
@@ -296,11 +295,7 @@ cdef class SegmentFile:
         batch.place(base_offset)
         if position + batch.size > self.allocated and position >= ALLOCATE_FROM_BYTES:
             self.allocate(position, batch.size)
-        if batch.size < RELEASE_GIL_BYTES:
-            status = os_write_at(self.fd, batch.data, batch.size, position)
-        else:
-            with nogil:
-                status = os_write_at(self.fd, batch.data, batch.size, position)
+        status = os_write_at(self.fd, batch.data, batch.size, position)
         if status < 0:
             fail(status, self.path)
 

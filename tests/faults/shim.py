@@ -42,12 +42,18 @@ def build_shim() -> Path:
 
 
 def environment(
-    shim: Path, root: Path, trace: Path | None = None, python_path: Path = REPOSITORY, flush_delay_us: int = 0
+    shim: Path,
+    root: Path,
+    trace: Path | None = None,
+    python_path: Path = REPOSITORY,
+    flush_delay_us: int = 0,
+    write_delay_us: int = 0,
 ) -> dict[str, str]:
     """For a process whose changes below ``root`` are watched."""
     more: Mapping[str, str] = {} if trace is None else {"FAULTS_TRACE": str(trace)}
-    if flush_delay_us:
-        more = {**more, "FAULTS_FLUSH_DELAY_US": str(flush_delay_us)}
+    for name, delay_us in (("FAULTS_FLUSH_DELAY_US", flush_delay_us), ("FAULTS_WRITE_DELAY_US", write_delay_us)):
+        if delay_us:
+            more = {**more, name: str(delay_us)}
     return {
         **os.environ,
         "LD_PRELOAD": str(shim),

@@ -62,7 +62,7 @@ static int trace_fd = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned char watched[MAX_FD]; /* 0, or 1 + kind */
 static int64_t flushes;
-static unsigned flush_delay_us;
+static unsigned flush_delay_us, write_delay_us;
 
 static struct rule rules[KINDS][CALLS];
 static int64_t kill_at[KINDS] = {-1, -1}, written[KINDS], short_every[KINDS];
@@ -81,14 +81,19 @@ static ssize_t raw_pwrite(int fd, const void *data, size_t n, off_t at) {
     return real_pwrite(fd, data, n, at);
 }
 
+static unsigned microseconds(const char *name) {
+    const char *value = getenv(name);
+    return value ? (unsigned)atoi(value) : 0;
+}
+
 __attribute__((constructor)) static void begin(void) {
     const char *where = getenv("FAULTS_ROOT"), *trace = getenv("FAULTS_TRACE");
     if (where) {
         snprintf(root, sizeof root, "%s", where);
         root_len = strlen(root);
     }
-    const char *delay = getenv("FAULTS_FLUSH_DELAY_US");
-    flush_delay_us = delay ? (unsigned)atoi(delay) : 0;
+    flush_delay_us = microseconds("FAULTS_FLUSH_DELAY_US");
+    write_delay_us = microseconds("FAULTS_WRITE_DELAY_US");
     if (trace) {
         REAL(int, open, const char *, int, ...);
         int fd = real_open(trace, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
@@ -210,6 +215,7 @@ static int is_watched(int fd) { return fd >= 0 && fd < MAX_FD && watched[fd]; }
 
 static ssize_t write_at(int fd, const void *data, size_t n, off_t at, int sequential) {
     enum kind kind = watched[fd] - 1;
+    if (write_delay_us) usleep(write_delay_us);
     if (fault(kind, CALL_WRITE)) return -1;
     pthread_mutex_lock(&lock);
     if (sequential) at = fcntl(fd, F_GETFL) & O_APPEND ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
