@@ -10,8 +10,8 @@ from pathlib import Path
 from .shim import REPOSITORY, environment
 
 #: What each write waits for, and how many there are.
-DELAY_S = 0.05
-WRITES = 10
+DELAY_S = 0.3
+WRITES = 5
 
 SCRIPT = """
 import json
