@@ -19,7 +19,8 @@ def open_file(path: StrPath, flags: int, mode: int = 0o640) -> int:
 
 def close_file(fd: int) -> None: ...
 def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
-    """All of ``data``; after a failure some of it may be there."""
+    """All of ``data``; after a failure some of it may be there. The GIL is kept below 128 KiB, as long as writes are
+    quick (docs/adr/0014-short-writes-keep-the-lock.md)."""
 
 def flush(fd: int) -> None:
     """fdatasync, with the GIL released. A failure must never be tried again."""

@@ -76,19 +76,22 @@ CALLS = ("open", "read", "write", "flush", "sync_dir", "truncate", "rename", "un
 cdef int os_open(const char* path, int flags, int mode) noexcept nogil:
     return tk_open(path, flags, mode)
 
+cdef int timed_write(int fd, const void* data, int64_t n, int64_t position, int64_t* ended_ns) noexcept nogil:
+    cdef int status = tk_write_at(fd, data, n, position)
+    ended_ns[0] = tk_now_ns()
+    return status
+
 cdef int os_write_at(int fd, const void* data, int64_t n, int64_t position) noexcept:
     global wary_until
-    cdef int64_t began = tk_now_ns(), took
+    cdef int64_t began = tk_now_ns(), ended
     cdef int status
     if n < HOLD_GIL_BYTES and began >= wary_until:
-        status = tk_write_at(fd, data, n, position)
-        took = tk_now_ns() - began
+        status = timed_write(fd, data, n, position, &ended)
     else:
         with nogil:
-            status = tk_write_at(fd, data, n, position)
-            took = tk_now_ns() - began
-    if took > SLOW_WRITE_NS:
-        wary_until = began + took + WARY_NS
+            status = timed_write(fd, data, n, position, &ended)
+    if ended - began > SLOW_WRITE_NS:
+        wary_until = ended + WARY_NS
     return status
 
 cdef int64_t os_read_at(int fd, void* data, int64_t n, int64_t position) noexcept nogil:
