@@ -57,7 +57,9 @@ def measure(file: SegmentFile, end: int, end_offset: int, chunk_bytes: int, peer
     clock = time.perf_counter
     chunk = None
     while position < end:
+        began = clock()
         response = _wire.ConsumeResponse(b"topic", 0, end_offset, MIB, 0)
+        spent["write"] += clock() - began
         more = True
         while more and (chunk is not None or position < end):
             began = clock()
@@ -71,12 +73,14 @@ def measure(file: SegmentFile, end: int, end_offset: int, chunk_bytes: int, peer
                 chunk = None
             spent["read and check"] += read - began
             spent["write"] += clock() - read
-        message = response.finish(end_offset, 0)
         began = clock()
+        message = response.finish(end_offset, 0)
+        finished = clock()
         copied[: len(message)] = message
         copy = clock()
         peer.sendall(copied[: len(message)])
-        spent["copy"] += copy - began
+        spent["write"] += finished - began
+        spent["copy"] += copy - finished
         spent["send"] += clock() - copy
         sent += len(message)
     return {name: 1e6 * seconds * MIB / sent for name, seconds in spent.items()}
@@ -87,6 +91,7 @@ def main() -> None:
     data = REPOSITORY / "build" / "bench"
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data) as directory, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
         port = listener.getsockname()[1]
         unpace_loopback(port)
         with subprocess.Popen([sys.executable, "-c", _TAKE, str(port)]) as taker:
