@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from takhin.storage.flusher import IDLE
 from takhin.storage.scrubber import Scrubber
 
-from .storage_tools import Store, append, configs, flip, stores
+from .storage_tools import Store, append, configs, flip, stores, wait_until
 
 Make = Callable[..., Store]
 
@@ -25,6 +26,8 @@ def filled(make: Make) -> Store:
     store = make(configs=configs(segment_bytes=2000)).open()
     for number in range(21):
         append(store.partition(), b"%03d" % number + bytes(400))
+    # Who appends is told before the segment that was rolled is sealed.
+    wait_until(lambda: store.partition().flush_state == IDLE)
     return store
 
 
