@@ -191,22 +191,22 @@ class PartitionReader:
         partition = self._partition
         if self.next_offset >= partition.high_watermark:
             return 0
-        total = 0
-        for segment in partition.segments:
-            if segment.base_offset > self.next_offset:
-                total += segment.size
-            elif segment is self._segment and self._read_end == self.next_offset:
-                total += segment.size - self._position
-            elif (
-                segment.base_offset
-                <= self.next_offset
-                < (segment.next_offset if segment.next_offset >= 0 else MAX_OFFSET)
-            ):
-                position, _expected = segment.locate(self.next_offset)
-                total += segment.size - position
-            if total >= limit:
-                break
+        segments = partition.segments
+        behind = bisect_right(segments, self.next_offset, key=base_offset_of)
+        total = self._left_in(segments[behind - 1]) if behind else 0
+        while total < limit and behind < len(segments):
+            total += segments[behind].size
+            behind += 1
         return total
+
+    def _left_in(self, segment: Segment) -> int:
+        """Bytes from the place on, about, in the last segment that begins at or before it."""
+        if segment is self._segment and self._read_end == self.next_offset:
+            return segment.size - self._position
+        if segment.next_offset >= 0 and self.next_offset >= segment.next_offset:
+            return 0
+        position, _expected = segment.locate(self.next_offset)
+        return segment.size - position
 
     def park(self, wake: Callable[[], None]) -> None:
         self._partition.park(self, self.next_offset, wake)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from takhin._fastlog import BATCH_HEADER_BYTES
 from takhin.clock import ManualClock
 from takhin.storage.partition import Partition
 from takhin.storage.reader import PartitionReader
+from takhin.storage.segment import Segment
 from takhin.storage.waiters import Placed
 from tests.reference import record_batch as reference
 
@@ -219,6 +221,33 @@ def test_available_bytes_is_what_lies_behind_the_place(make: Make) -> None:
         reader.advance(batches.next_offset)
         assert reader.available_bytes(1 << 40) == left
     assert left == 0
+
+
+class Counted(list[Segment]):
+    """Counts the segments that somebody looks at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Segment]:
+        for segment in super().__iter__():
+            self.looks += 1
+            yield segment
+
+
+@pytest.mark.parametrize("offset", [0, 70, 119])
+def test_a_look_for_available_bytes_does_not_go_through_all_segments(make: Make, offset: int) -> None:
+    partition = make(configs=small()).open().partition()
+    for n in range(120):
+        append(partition, b"%04d" % n * 200)
+    reader = PartitionReader(partition, offset)
+    partition.segments = segments = Counted(partition.segments)
+    assert len(segments) > 50
+    assert reader.available_bytes(1) > 0
+    assert segments.looks <= len(segments).bit_length() + 2
 
 
 def test_large_batches_are_read_as_a_whole_and_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
