@@ -1,7 +1,8 @@
-"""The yardstick: grpcio servers that read the same messages as Takhin does and keep nothing.
+"""The yardsticks: grpcio servers that read the same messages as Takhin does and keep nothing.
 
-Handlers take and give bytes. Options and the settings of the process are those of the real server, so that what
-differs is what Takhin does with a message.
+Handlers take and give bytes. By default grpcio is as it comes: the bare transport. Tuned, it has the options and the
+settings of the process that the real server has found for itself, so that what differs is what that does with a
+message.
 """
 
 from __future__ import annotations
@@ -57,17 +58,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answer", type=Path, required=True, help="file with the answer of the unary and bidi method")
     parser.add_argument("--sent", type=Path, required=True, help="file with the messages of the server stream")
+    parser.add_argument("--tuned", action="store_true", help="as the real server is")
     arguments = parser.parse_args()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    keep_buffers(KEPT_BUFFER_BYTES)
     config = GrpcConfig()
+    if arguments.tuned:
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        keep_buffers(KEPT_BUFFER_BYTES)
     server = grpc.server(
         ThreadPoolExecutor(config.data_threads),
         handlers=[Bare(read_messages(arguments.answer)[0], read_messages(arguments.sent))],
-        options=server_options(config),
+        options=server_options(config) if arguments.tuned else None,
     )
     port = server.add_insecure_port("127.0.0.1:0")
-    unpace_loopback(port)
+    if arguments.tuned:
+        unpace_loopback(port)
     server.start()
     print(port, flush=True)
     server.wait_for_termination()

@@ -1,4 +1,4 @@
-"""Runs the rows: Takhin and its yardstick in turn, pair after pair."""
+"""Runs the rows: Takhin and its yardsticks in turn, pair after pair."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Table:
         other: tuple[Path, tuple[str, ...]] | None = None,
         watch: Callable[[Server, str], contextlib.AbstractContextManager[None]] | None = None,
     ) -> None:
-        """``other``: in place of the bare server, Takhin from this tree with these settings. ``watch``: around each
+        """``other``: in place of the bare servers, Takhin from this tree with these settings. ``watch``: around each
         run, with the server that is loaded and the name of the messages."""
         self._other = other
         self._watch = watch
@@ -51,8 +51,10 @@ class Table:
         # One response's worth of bytes: what is in it does not matter to a server that only passes it on.
         sent = write_messages(directory / "sent", [requests.value(1 << 20)])
         self.takhin = self._servers.enter_context(takhin(directory / "data", self._settings))
+        self.tuned: Server | None = None
         if self._other is None:
             self.bare = self._servers.enter_context(bare(answer, sent))
+            self.tuned = self._servers.enter_context(bare(answer, sent, tuned=True))
         else:
             tree, settings = self._other
             self.bare = self._servers.enter_context(takhin(directory / "other", settings, tree))
@@ -68,10 +70,15 @@ class Table:
     # -- one row ------------------------------------------------------------------------------
 
     def measure(self, row: Row) -> dict[str, Any]:
-        """Runs of both sides, in turn, and what follows from them."""
+        """Runs of all sides, in turn, and what follows from them."""
         path = write_messages(self.directory / row.name, row.messages)
-        runs: list[dict[str, Any]] = []
-        against: list[dict[str, Any]] = []
+        sides: list[tuple[str, Callable[[], dict[str, Any]]]] = [("takhin", lambda: self._run_takhin(row, path))]
+        if self._other is not None or row.against != "none":
+            sides.append(("against", lambda: self._run_against(row, path)))
+        tuned = self.tuned
+        if tuned is not None and row.against == "bare":
+            sides.append(("tuned", lambda: self._client(tuned, row, row.bare_method, path, 0)))
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name, _ in sides}
         with contextlib.ExitStack() as stack:
             if row.fill:
                 stack.enter_context(self._filled(row))
@@ -80,24 +87,19 @@ class Table:
                 stack.enter_context(self._topic(row.partitions))
                 stack.enter_context(self._topic(1, ONE))
             for pair in range(self.pairs):
-                # Who goes first changes, so that neither always finds what the other left.
-                sides = [(runs, self._run_takhin), (against, self._run_against)]
-                for results, run in sides if pair % 2 == 0 else reversed(sides):
-                    result = run(row, path)
-                    if result is not None:
-                        results.append(_figures(row, result))
-        return _summary(row, runs, against)
+                # Who goes first changes, so that nobody always finds what the same other left.
+                for name, run in sides if pair % 2 == 0 else reversed(sides):
+                    runs[name].append(_figures(row, run()))
+        return _summary(row, runs)
 
     def _run_takhin(self, row: Row, path: Path) -> dict[str, Any]:
         with self._own_topic(row):
             return self._client(self.takhin, row, row.method, path, row.error_field)
 
-    def _run_against(self, row: Row, path: Path) -> dict[str, Any] | None:
+    def _run_against(self, row: Row, path: Path) -> dict[str, Any]:
         if self._other is not None:
             with self._own_topic(row):
                 return self._client(self.bare, row, row.method, path, row.error_field)
-        if row.against == "none":
-            return None
         if row.against == "bare":
             return self._client(self.bare, row, row.bare_method, path, 0)
         one = write_messages(self.directory / f"{row.name}-one", row.one_partition)
@@ -163,25 +165,27 @@ def _figures(row: Row, result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _summary(row: Row, runs: list[dict[str, float]], against: list[dict[str, float]]) -> dict[str, Any]:
-    median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+def _summary(row: Row, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """``runs``: of Takhin, of what it is held against, and of the tuned bare server."""
+    median = _medians(runs["takhin"])
     summary: dict[str, Any] = {
         "name": row.name,
         "title": row.title,
         "against": row.against,
         "goal": row.goal,
         "takhin": median,
-        "runs": {"takhin": runs, "against": against},
+        "runs": runs,
     }
-    if against:
-        # The same requests on both sides; responses may be of another size.
-        figure = "megabytes_per_second" if row.mode == "consume" else "messages_per_second"
-        ratios = [run[figure] / other[figure] for run, other in zip(runs, against, strict=True)]
-        summary["yardstick"] = {name: statistics.median(run[name] for run in against) for name in against[0]}
-        summary["ratio"] = statistics.median(ratios)
-        summary["ratio_spread"] = [min(ratios), max(ratios)]
+    # The same requests on all sides; responses may be of another size.
+    figure = "megabytes_per_second" if row.mode == "consume" else "messages_per_second"
+    if "against" in runs:
+        summary["yardstick"] = _medians(runs["against"])
+        summary["ratio"], summary["ratio_spread"] = _ratio(runs["takhin"], runs["against"], figure)
         if row.goal is not None:
             summary["met"] = summary["ratio"] >= row.goal
+    if "tuned" in runs:
+        summary["tuned"] = _medians(runs["tuned"])
+        summary["tuned_ratio"], summary["tuned_ratio_spread"] = _ratio(runs["takhin"], runs["tuned"], figure)
     if row.absolute is not None:
         figure, order, value = row.absolute
         reached = median[figure] >= value if order == ">=" else median[figure] <= value
@@ -189,6 +193,18 @@ def _summary(row: Row, runs: list[dict[str, float]], against: list[dict[str, flo
         summary["met"] = summary.get("met", True) and reached
     print(f"{row.name}: {line(summary)}", file=sys.stderr, flush=True)
     return summary
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def _ratio(
+    runs: list[dict[str, float]], others: list[dict[str, float]], figure: str
+) -> tuple[float, tuple[float, float]]:
+    """The median over the pairs, and the smallest and the largest."""
+    ratios = [run[figure] / other[figure] for run, other in zip(runs, others, strict=True)]
+    return statistics.median(ratios), (min(ratios), max(ratios))
 
 
 def line(summary: dict[str, Any]) -> str:
@@ -204,4 +220,7 @@ def line(summary: dict[str, Any]) -> str:
             f"ratio {summary['ratio']:.2f} ({low:.2f} to {high:.2f}) of {other['messages_per_second']:.0f}/s"
             f" at {other['server_cpu_us_per_message']:.0f} us, client {other['client_cores']:.2f} cores"
         )
+    if "tuned_ratio" in summary:
+        low, high = summary["tuned_ratio_spread"]
+        parts.append(f"{summary['tuned_ratio']:.2f} ({low:.2f} to {high:.2f}) of the tuned")
     return ", ".join(parts)

@@ -92,9 +92,13 @@ def _port_from_log(process: subprocess.Popen[str], path: Path) -> int:
 
 
 @contextlib.contextmanager
-def bare(answer: Path, sent: Path) -> Iterator[Server]:
+def bare(answer: Path, sent: Path, tuned: bool = False) -> Iterator[Server]:
+    """grpcio as it comes; tuned, with the settings of the real server."""
     command = [sys.executable, "-m", "bench.system.bare", "--answer", str(answer), "--sent", str(sent)]
-    environment = {"GRPC_EXPERIMENTS": GRPC_EXPERIMENTS, **os.environ}
+    environment = dict(os.environ)
+    if tuned:
+        command.append("--tuned")
+        environment.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     with process.stdout:

@@ -23,8 +23,9 @@ def table(report: dict[str, Any]) -> str:
     lines = [machine_line(report), ""]
     if report.get("rows"):
         lines += [
-            "| work | messages/s | records/s | MB/s | p50 / p99 | CPU a message / bare | ratio (spread) | goal | |",
-            "| --- | --: | --: | --: | --: | --: | --: | --: | --- |",
+            "| work | messages/s | records/s | MB/s | p50 / p99 | CPU a message / bare / tuned "
+            "| ratio (spread) | goal | | of the tuned |",
+            "| --- | --: | --: | --: | --: | --: | --: | --: | --- | --: |",
         ]
         lines += [_row(row) for row in report["rows"]]
     if report.get("in_process"):
@@ -61,12 +62,16 @@ def machine_line(report: dict[str, Any]) -> str:
 
 def _row(row: dict[str, Any]) -> str:
     own = row["takhin"]
-    ratio = goal = ""
+    ratio = tuned = goal = ""
     cpu = f"{own['server_cpu_us_per_message']:.0f} us"
     if "ratio" in row:
         low, high = row["ratio_spread"]
         ratio = f"**{row['ratio']:.2f}** ({low:.2f} to {high:.2f})"
         cpu += f" / {row['yardstick']['server_cpu_us_per_message']:.0f} us"
+    if "tuned_ratio" in row:
+        low, high = row["tuned_ratio_spread"]
+        tuned = f"{row['tuned_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        cpu += f" / {row['tuned']['server_cpu_us_per_message']:.0f} us"
     if row["goal"] is not None:
         goal = f"{row['goal']:.2f}"
     if "absolute" in row:
@@ -75,7 +80,7 @@ def _row(row: dict[str, Any]) -> str:
     return (
         f"| {row['title']} | {own['messages_per_second']:,.0f} | {own['records_per_second']:,.0f} "
         f"| {own['megabytes_per_second']:,.0f} | {own['p50_us'] / 1000:.2f} / {own['p99_us'] / 1000:.2f} ms "
-        f"| {cpu} | {ratio} | {goal} | {_met(row)} |"
+        f"| {cpu} | {ratio} | {goal} | {_met(row)} | {tuned} |"
     )
 
 
