@@ -66,7 +66,7 @@ bench: $(BUILT)  ## all benchmarks, a quarter of an hour; results in bench/resul
 	$(BIN)/python -m pytest -o addopts= -q --import-mode=importlib bench/micro --benchmark-json=bench/results/micro.json
 	$(BIN)/python -m bench.system
 
-bench-quick: $(BUILT)  ## the server against the bare transport, two short pairs of each row
+bench-quick: $(BUILT)  ## the server against the bare transport, two pairs of each row
 	$(BIN)/python -m bench.system --quick
 
 bench-peers: $(BUILT)  ## the same work on NATS, Redis and Kafka, where they are installed

@@ -22,26 +22,34 @@ from .rows import choose
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two short pairs of each row")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one run")
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--noisy-pairs", type=int, default=10, help="of the rows whose runs differ most")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one run")
     parser.add_argument("--rows", default="", help="names, or beginnings of names, with commas; only these")
     parser.add_argument("--flood", type=float, default=60.0, help="seconds of the flood")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server")
     parser.add_argument("--data", type=Path, default=REPOSITORY / "build" / "bench", help="a directory on the disk")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    pairs, seconds = (2, 1.0) if arguments.quick else (arguments.pairs, arguments.seconds)
+    pairs, noisy_pairs, seconds = arguments.pairs, arguments.noisy_pairs, arguments.seconds
+    if arguments.quick:
+        pairs, noisy_pairs, seconds = 2, 2, 1.0
     chosen = choose(arguments.rows)
     build_client()
     arguments.data.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=arguments.data, prefix="system-"))
-    report: dict[str, Any] = {"machine": describe_machine(arguments.data), "pairs": pairs, "seconds": seconds}
+    report: dict[str, Any] = {
+        "machine": describe_machine(arguments.data),
+        "pairs": pairs,
+        "noisy_pairs": noisy_pairs,
+        "seconds": seconds,
+    }
     try:
         warm_page_cache(directory)
         if not arguments.rows:
             report["in_process"] = measure_in_process(directory)
             report["client_limit"] = measure_client_limit(directory, seconds)
-        with Table(directory, pairs, seconds, tuple(arguments.set)) as measured:
+        with Table(directory, pairs, seconds, tuple(arguments.set), noisy_pairs=noisy_pairs) as measured:
             report["rows"] = []
             for row in chosen:
                 try:

@@ -34,13 +34,16 @@ class Table:
         settings: tuple[str, ...] = (),
         other: tuple[Path, tuple[str, ...]] | None = None,
         watch: Callable[[Server, str], contextlib.AbstractContextManager[None]] | None = None,
+        noisy_pairs: int = 0,
     ) -> None:
-        """``other``: in place of the bare servers, Takhin from this tree with these settings. ``watch``: around each
-        run, with the server that is loaded and the name of the messages."""
+        """``pairs``: best an even number, so that each side is first as often as last; ``noisy_pairs``: of noisy rows,
+        if more. ``other``: in place of the bare servers, Takhin from this tree with these settings. ``watch``:
+        around each run, with the server that is loaded and the name of the messages."""
         self._other = other
         self._watch = watch
         self.directory = directory
         self.pairs = pairs
+        self.noisy_pairs = max(noisy_pairs, pairs)
         self.seconds = seconds
         self._settings = settings
         self._servers = contextlib.ExitStack()
@@ -86,7 +89,9 @@ class Table:
                 # For all runs: a thousand partitions that go would be work for the next run's file system.
                 stack.enter_context(self._topic(row.partitions))
                 stack.enter_context(self._topic(1, ONE))
-            for pair in range(self.pairs):
+                for _, run in sides:  # not counted: the files are new, and so are the disk's blocks for them
+                    run()
+            for pair in range(self.noisy_pairs if row.noisy else self.pairs):
                 # Who goes first changes, so that nobody always finds what the same other left.
                 for name, run in sides if pair % 2 == 0 else reversed(sides):
                     runs[name].append(_figures(row, run()))

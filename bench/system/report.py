@@ -55,9 +55,14 @@ def machine_line(report: dict[str, Any]) -> str:
         f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_bytes'] / 2**30:.0f} GiB, Linux "
         f"{machine['kernel']}, Python {machine['python']}, grpcio {machine['grpcio']}; the disk flushes 1 KiB in "
         f"{disk['flush_1k_p50_ms']:.2f} ms and 256 KiB in {disk['flush_256k_p50_ms']:.2f} ms and takes "
-        f"{disk['write_and_flush_megabytes_per_second']:.0f} MB/s; {report['pairs']} pairs of runs of "
+        f"{disk['write_and_flush_megabytes_per_second']:.0f} MB/s; {_pairs(report)} of runs of "
         f"{report['seconds']:g} s, load average at the start {machine['load'][0]:.1f}."
     )
+
+
+def _pairs(report: dict[str, Any]) -> str:
+    more = report.get("noisy_pairs", report["pairs"])
+    return f"{report['pairs']} pairs" + (f" ({more} of the noisy rows)" if more > report["pairs"] else "")
 
 
 def _row(row: dict[str, Any]) -> str:
