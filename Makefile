@@ -61,7 +61,7 @@ lint: $(BUILT)  ## ruff, the import rules, buf
 type: $(BUILT)  ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(BUILT)  ## all benchmarks, a quarter of an hour; results in bench/results/ (the client needs Go)
+bench: $(BUILT)  ## all benchmarks, twenty minutes; results in bench/results/ (the client needs Go)
 	mkdir -p bench/results
 	$(BIN)/python -m pytest -o addopts= -q --import-mode=importlib bench/micro --benchmark-json=bench/results/micro.json
 	$(BIN)/python -m bench.system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -21,6 +22,8 @@ from .rows import ONE, TOPIC, Row
 
 #: Seconds that data may take to get to the disk between two runs, so that one is not charged for the other's.
 SETTLE_SECONDS = 0.3
+#: The same where the topics stay: no partition lingers longer before it is flushed.
+LINGER_SECONDS = 5.0
 
 
 class Table:
@@ -94,6 +97,9 @@ class Table:
             for pair in range(self.noisy_pairs if row.noisy else self.pairs):
                 # Who goes first changes, so that nobody always finds what the same other left.
                 for name, run in sides if pair % 2 == 0 else reversed(sides):
+                    if row.against == "one-partition":
+                        os.sync()
+                        time.sleep(LINGER_SECONDS)
                     runs[name].append(_figures(row, run()))
         return _summary(row, runs)
 
