@@ -21,7 +21,7 @@ from .rows import choose
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two short pairs of each row")
+    parser.add_argument("--quick", action="store_true", help="two pairs of each row")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--noisy-pairs", type=int, default=10, help="of the rows whose runs differ most")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one run")
@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs, noisy_pairs, seconds = arguments.pairs, arguments.noisy_pairs, arguments.seconds
     if arguments.quick:
-        pairs, noisy_pairs, seconds = 2, 2, 1.0
+        pairs = noisy_pairs = 2
     chosen = choose(arguments.rows)
     build_client()
     arguments.data.mkdir(parents=True, exist_ok=True)

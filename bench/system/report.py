@@ -76,6 +76,8 @@ def _row(row: dict[str, Any]) -> str:
     if "tuned_ratio" in row:
         low, high = row["tuned_ratio_spread"]
         tuned = f"{row['tuned_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        if row.get("tuned_met") is False:  # the goal is not set to it, but who misses it shall see that
+            tuned += " **below**"
         cpu += f" / {row['tuned']['server_cpu_us_per_message']:.0f} us"
     if row["goal"] is not None:
         goal = f"{row['goal']:.2f}"

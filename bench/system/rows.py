@@ -119,7 +119,7 @@ def rows() -> list[Row]:
         _batches("batch-256x1k-durable-4s", "the same, acks -1, 4 streams", 256, 1024, -1, None, 4, 4),
         _batches("batch-2000x100-acks1", "ProduceBatchStream, 2,000 x 100 B, acks 1", 2000, 100, 1, 0.65),
         _consume("consume-1k", "ConsumeMessages, 1 MiB responses, 1 KiB records", 256, 1024, 0.85),
-        _consume("consume-100", "ConsumeMessages, 1 MiB responses, 100 B records", 2000, 100, None, 1e6),
+        _consume("consume-100", "ConsumeMessages, 1 MiB responses, 100 B records", 2000, 100, 0.85, 1e6),
         _consume(
             "consume-1k-in-turn", f"the same, 1 KiB, to {IN_TURN} different messages in turn", 256, 1024, None,
             method=SEND_IN_TURN,
