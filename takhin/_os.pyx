@@ -10,6 +10,7 @@ import os
 cdef extern from "_io.h":
     enum:
         TK_CALLS
+        TK_WRITE_OR_MAKE "(O_WRONLY | O_CREAT)"
     int tk_open(const char* path, int flags, int mode) nogil
     int tk_write_at(int fd, const void* data, int64_t n, int64_t position) nogil
     int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
@@ -237,6 +238,22 @@ def truncate(int fd, int64_t size):
     with nogil:
         status = tk_truncate(fd, size)
     check(status, f"descriptor {fd}")
+
+
+def replace_tail(path, const unsigned char[::1] data not None, int64_t position):
+    cdef bytes name = os.fsencode(path)
+    cdef const char* p = name
+    cdef int64_t n = data.shape[0]
+    cdef const void* bytes_ = &data[0] if n else NULL
+    cdef int status, fd
+    with nogil:
+        status = fd = tk_open(p, TK_WRITE_OR_MAKE, 0o640)
+        if fd >= 0:
+            status = tk_write_at(fd, bytes_, n, position)
+            if status == 0:
+                status = tk_truncate(fd, position + n)
+            posix_close(fd)
+    check(status, path)
 
 
 def rename(source, target):

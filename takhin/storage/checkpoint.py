@@ -34,11 +34,8 @@ class PartitionCheckpoint(msgspec.Struct, frozen=True, array_like=True):
     #: The recovery point: the offset behind the active segment's bytes above.
     next_offset: int
     #: Of the active segment's index files, up to the recovery point.
-    index: tuple[int, int, int, int, int, int]
+    index: IndexSummary
     producers: list[ProducerState]
-
-    def index_summary(self) -> IndexSummary:
-        return IndexSummary(*self.index)
 
 
 class _Document(msgspec.Struct, frozen=True, array_like=True):

@@ -18,8 +18,8 @@ from ..clock import Clock
 from ..config import LogConfig, TopicConfigs
 from ..errors import DiskFull, TakhinError
 from . import checkpoint, fs, retention
-from .checkpoint import PartitionCheckpoint
-from .environment import NO_DESCRIPTORS, NO_ROOM, Counters, DiskFault, Environment
+from .checkpointer import Checkpointer
+from .environment import Counters, DiskFault, Environment
 from .file_flush import FileFlush
 from .files import OpenFiles
 from .flusher import Flusher
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 HINTS_NAME = "flushed-offsets"
 DELETED_NAME = "deleted"
-#: Seconds to pause after a partition's part of the checkpoint: as long as that took, and no longer than this.
-MAX_CHECKPOINT_PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +85,8 @@ class LogManager:
         self.environment.fault.on_fault = self._on_fault
         self._lock = threading.Lock()
         self._partitions: dict[tuple[str, int], Partition] = {}
-        self._checkpoints: dict[tuple[str, int], PartitionCheckpoint] = {}
-        #: (log end offset, first segment, segments) of each partition at its last checkpoint.
-        self._checkpointed: dict[tuple[str, int], tuple[int, int, int]] = {}
-        #: Guards the two above; held for moments.
-        self._checkpoint_lock = threading.Lock()
-        #: Held by who writes the checkpoint, also while a partition is being flushed for it.
-        self._checkpoint_writer = threading.Lock()
         self._stopping = threading.Event()
+        self._checkpointer = Checkpointer(data_dir, fault, self._stopping)
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
         self.scrubber = Scrubber(self.partitions, config.scrub_bytes_per_second, config.scrub_interval_ms)
         #: How many partitions ``open`` has to open; for who watches a long start.
@@ -117,17 +109,16 @@ class LogManager:
         started = time.perf_counter()
         self.expected_partitions = len(specs)
         clean = checkpoint.is_clean(self.data_dir)
-        self._checkpoints = checkpoint.read(self.data_dir)
+        known = {spec.key for spec in specs}
+        self._checkpointer.open(known)
         hints = self.environment.hints.open()
         self._group.open()
         checkpoint.unmark_clean(self.data_dir)
         # There before they are needed: making them takes room that a full disk has not.
         for name in (QUARANTINE_NAME, DELETED_NAME):
             fs.make_dir(self.data_dir / name)
-        known = {spec.key for spec in specs}
         for key in set(hints) - known:
             self.environment.hints.forget(*key)
-        self._checkpoints = {key: entry for key, entry in self._checkpoints.items() if key in known}
         self._set_aside_unknown({fs.partition_dir(spec.topic, spec.partition) for spec in specs})
         self.environment.flusher.start()
         with ThreadPoolExecutor(self._config.recovery_threads, "recovery") as pool:
@@ -162,7 +153,7 @@ class LogManager:
             partition.stop_writes()
         for _ in range(2):
             try:
-                if self._write_checkpoint(partitions):
+                if self._checkpointer.write(partitions):
                     checkpoint.mark_clean(self.data_dir)
                 break
             except (OSError, TakhinError) as problem:
@@ -207,7 +198,7 @@ class LogManager:
             directory,
             spec.configs,
             self.environment,
-            self._checkpoints.get(spec.key),
+            self._checkpointer.entry(spec.key),
             hint,
             spec.log_start_offset,
             clean,
@@ -323,9 +314,7 @@ class LogManager:
                 self._trash.append(target)
                 moved = True
             self.environment.hints.forget(*spec.key)
-            with self._checkpoint_lock:
-                self._checkpoints.pop(spec.key, None)
-                self._checkpointed.pop(spec.key, None)
+            self._checkpointer.forget(spec.key)
         if moved:
             sync_dir(trash)
             sync_dir(self.data_dir)
@@ -380,50 +369,7 @@ class LogManager:
 
     def write_checkpoint(self) -> None:
         """Move the recovery points of the partitions that changed. Raises ``OSError``."""
-        self._write_checkpoint(self.partitions())
-
-    def _write_checkpoint(self, partitions: list[Partition]) -> bool:
-        """Whether all of them are in the checkpoint, in their state of now. Takes its time, unless it is for the stop:
-        the index files of thousands of partitions are nobody's hurry, and work for the file system."""
-        if self.environment.fault.reason:
-            return False
-        with self._checkpoint_writer:
-            changed, complete = False, True
-            for partition in partitions:
-                partition.ask_for_flush()  # all of them, before the first is waited for
-            for partition in partitions:
-                key = (partition.topic_id, partition.partition)
-                segments = partition.segments
-                state = (partition.log_end_offset, segments[0].base_offset, len(segments))
-                if self._checkpointed.get(key) == state or partition.deleted:
-                    continue
-                began = time.monotonic()
-                try:
-                    entry = partition.checkpoint()
-                except OSError:
-                    if partition.deleted:
-                        continue
-                    raise
-                if entry is None:
-                    complete = False
-                    continue
-                with self._checkpoint_lock:
-                    if not partition.deleted:
-                        changed = changed or self._checkpoints.get(key) != entry
-                        self._checkpoints[key] = entry
-                        self._checkpointed[key] = state
-                self._stopping.wait(min(time.monotonic() - began, MAX_CHECKPOINT_PAUSE_S))
-            if changed or not (self.data_dir / checkpoint.CHECKPOINT_NAME).exists():
-                with self._checkpoint_lock:
-                    entries = dict(self._checkpoints)
-                try:
-                    checkpoint.write(self.data_dir, entries)
-                except OSError as problem:
-                    # The file is no evidence; that it could not be flushed says what the disk is worth.
-                    if problem.errno not in (*NO_ROOM, *NO_DESCRIPTORS):
-                        self.environment.fault.report(problem, checkpoint.CHECKPOINT_NAME)
-                    raise
-            return complete
+        self._checkpointer.write(self.partitions())
 
     def retain(self) -> None:
         """Apply retention to all partitions. Raises ``OSError``, ``TakhinError``."""

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from dataclasses import astuple, replace
 
 from .._fastlog import RecordBatch
 from ..config import TopicConfigs
@@ -431,8 +430,9 @@ class Partition:
             with self._lock:
                 self.environment.flusher.request(self, urgent=True)
 
-    def checkpoint(self) -> PartitionCheckpoint | None:
-        """The state of now, made durable; None when that cannot be. Raises ``OSError``."""
+    def checkpoint(self, durable_done: DurableDone) -> PartitionCheckpoint:
+        """The state of now, which holds once ``flushed_offset`` is at its ``next_offset``: that is asked for, and
+        ``durable_done`` called when it may be so, unless it is so already. Raises ``OSError``."""
         with self._lock:
             active = self.segments[-1]
             segments = [(segment.base_offset, segment.size) for segment in self.segments]
@@ -440,29 +440,16 @@ class Partition:
             producers: list[ProducerState] = self._producers.states()
             # An index that nobody has loaded since the start has not changed since either.
             if active.has_index():
-                index = active.index()
-                summary = active.save_index(index, active.summary)
+                summary = active.save_index(active.index(), active.summary)
             else:
                 summary = active.summary or IndexSummary(0, 0, -1, -1, 0, 0)
             active.summary = summary
-            durable = threading.Event()
             if next_offset > self.flushed_offset:
-                self._waiters.add_sender(Placed(next_offset - 1, next_offset - 1, 0), lambda outcome: durable.set())
+                self._waiters.add_sender(Placed(next_offset - 1, next_offset - 1, 0), durable_done)
                 self.environment.flusher.request(self, urgent=True)
-            else:
-                durable.set()
         if active.blind:
-            summary = replace(summary, max_timestamp=UNKNOWN_TIMESTAMP)
-        if not durable.wait(30) or self.flushed_offset < next_offset:
-            return None
-        return PartitionCheckpoint(
-            self.topic_id,
-            self.partition,
-            segments,
-            next_offset,
-            astuple(summary),
-            producers,
-        )
+            summary = summary._replace(max_timestamp=UNKNOWN_TIMESTAMP)
+        return PartitionCheckpoint(self.topic_id, self.partition, segments, next_offset, summary, producers)
 
     def mark_deleted(self) -> None:
         """Readers and those who wait are told; files are the caller's."""

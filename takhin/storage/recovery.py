@@ -106,7 +106,7 @@ class Recovery:
         segments = [self._segment(base_offset, size, sealed=True) for base_offset, size in checkpoint.segments]
         active = segments[-1]
         active.sealed = False
-        active.summary = checkpoint.index_summary()
+        active.summary = checkpoint.index
         active.next_offset = checkpoint.next_offset
         if active.size:
             active.first_append_ms = int(os.stat(active.path(fs.LOG_SUFFIX)).st_mtime * 1000)
@@ -237,7 +237,7 @@ class Recovery:
         checkpoint = self.checkpoint
         if checkpoint is not None and checkpoint.segments[-1][0] == segment.base_offset:
             position = checkpoint.segments[-1][1]
-            summary = checkpoint.index_summary()
+            summary = checkpoint.index
             if position <= segment.size and segment.load_index_files(index, summary, position):
                 segment.summary = summary
                 return index, position, checkpoint.next_offset

@@ -12,9 +12,10 @@ import logging
 import os
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._fastlog import BATCH_HEADER_BYTES, MAX_OFFSET, Batches, crc32c
-from .._os import close_file, open_file, truncate, write_at
+from .._os import replace_tail
 from .._segment import STATUS_TEXT, SegmentFile, SegmentIndex
 from . import fs
 from .files import OpenFiles
@@ -35,8 +36,7 @@ UNKNOWN_TIMESTAMP = -2
 _WINDOW_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class IndexSummary:
+class IndexSummary(NamedTuple):
     """What the index files must hold, to be believed."""
 
     offset_count: int
@@ -234,11 +234,14 @@ class Segment:
         return index
 
     def save_index(self, index: SegmentIndex, saved: IndexSummary | None) -> IndexSummary:
-        """Write the entries that ``saved`` does not cover to the files. Raises ``OSError``."""
+        """Write the entries that ``saved`` does not cover to the files; without it, the files anew. Raises
+        ``OSError``."""
         old = saved or IndexSummary(0, 0, -1, -1, 0, 0)
         offsets, times = index.offset_bytes(old.offset_count), index.time_bytes(old.time_count)
-        _write_from(self.path(fs.INDEX_SUFFIX), old.offset_count * 8, offsets)
-        _write_from(self.path(fs.TIME_INDEX_SUFFIX), old.time_count * 12, times)
+        if offsets or saved is None:
+            _write_from(self.path(fs.INDEX_SUFFIX), old.offset_count * 8, offsets)
+        if times or saved is None:
+            _write_from(self.path(fs.TIME_INDEX_SUFFIX), old.time_count * 12, times)
         return IndexSummary(
             old.offset_count + len(offsets) // 8,
             old.time_count + len(times) // 12,
@@ -440,9 +443,4 @@ def _write_from(path: str, position: int, data: bytes) -> None:
     """Make the file hold ``data`` from ``position`` on, and nothing behind. Not flushed."""
     if position == 0 and not data and not os.path.exists(path):
         return
-    fd = open_file(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        write_at(fd, data, position)
-        truncate(fd, position + len(data))
-    finally:
-        close_file(fd)
+    replace_tail(path, data, position)

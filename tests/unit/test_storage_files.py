@@ -9,20 +9,36 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from takhin._fastlog import crc32c
+from takhin._os import replace_tail
 from takhin.errors import NewerFormat
-from takhin.storage import checkpoint, files, segment
+from takhin.storage import checkpoint, checkpointer, files, segment
 from takhin.storage.checkpoint import PartitionCheckpoint
 from takhin.storage.files import OpenFiles, default_limit
 from takhin.storage.hints import SLOT_BYTES, FlushedHints
+from takhin.storage.partition import Partition
+from takhin.storage.waiters import DurableDone
 
-from .storage_tools import QUIET, TOPIC_ID, Store, append, configs, flip, flush, settle, stores, values, wait_until
+from .storage_tools import (
+    QUIET,
+    TOPIC_ID,
+    Store,
+    append,
+    configs,
+    flip,
+    flush,
+    frame,
+    settle,
+    stores,
+    values,
+    wait_until,
+)  # fmt: skip
 
 Make = Callable[..., Store]
 
@@ -356,6 +372,64 @@ def test_the_checkpoint_is_written_now_and_then(make: Make) -> None:
     wait_until(lambda: [entry.next_offset for entry in checkpoint.read(store.path).values()] == [1])
     append(store.partition(), b"w")
     wait_until(lambda: [entry.next_offset for entry in checkpoint.read(store.path).values()] == [2])
+
+
+def test_a_checkpoint_flushes_a_few_partitions_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpointer, "AT_ONCE", 4)
+    store = make(partitions=10, log=msgspec.structs.replace(QUIET, flush_linger_ms=3_600_000)).open()
+    partitions = [store.partition(number) for number in range(10)]
+    for partition in partitions:
+        partition.append(frame(b"v"), None)
+    flushed: list[int] = []
+    original = Partition.checkpoint
+
+    def counted(self: Partition, durable_done: DurableDone) -> PartitionCheckpoint:
+        flushed.append(sum(each.flushed_offset for each in partitions))
+        return original(self, durable_done)
+
+    monkeypatch.setattr(Partition, "checkpoint", counted)
+    assert store.manager is not None
+    store.manager.write_checkpoint()
+    assert flushed[0] == 0
+    for nth, before in enumerate(flushed):
+        assert nth // 4 * 4 <= before <= nth, "those of one go are flushed before the next, and nobody sooner"
+    assert {entry.next_offset for entry in checkpoint.read(store.path).values()} == {1}
+    store.manager.write_checkpoint()
+    assert len(flushed) == 10, "those that did not change are passed over"
+
+
+def test_a_checkpoint_leaves_out_what_could_not_be_flushed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpointer, "PATIENCE_S", 0.2)
+    store = make(partitions=2).open()
+    assert store.manager is not None
+    for number in range(2):
+        append(store.partition(number), b"v")
+    store.manager.write_checkpoint()
+    hung = threading.Event()
+    original = FlushedHints.write
+
+    def write(self: FlushedHints, flushed: Sequence[tuple[str, int, int]]) -> None:
+        assert hung.wait(20)
+        original(self, flushed)
+
+    monkeypatch.setattr(FlushedHints, "write", write)
+    store.partition(1).append(frame(b"w"), None)
+    store.manager.write_checkpoint()
+    assert {key[1]: entry.next_offset for key, entry in checkpoint.read(store.path).items()} == {0: 1, 1: 1}
+    hung.set()
+    wait_until(lambda: store.partition(1).flushed_offset == 2)
+    store.manager.write_checkpoint()
+    assert {key[1]: entry.next_offset for key, entry in checkpoint.read(store.path).items()} == {0: 1, 1: 2}
+
+
+def test_a_tail_is_replaced_and_nothing_is_left_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    for position, data, whole in [(0, b"abcdef", b"abcdef"), (3, b"XY", b"abcXY"), (5, b"", b"abcXY"), (0, b"", b"")]:
+        replace_tail(path, data, position)
+        assert path.read_bytes() == whole
+    with pytest.raises(FileNotFoundError) as found:
+        replace_tail(tmp_path / "missing" / "index", b"x", 0)
+    assert found.value.filename == str(tmp_path / "missing" / "index")
 
 
 # -- what an idle partition costs -------------------------------------------------------------
