@@ -8,9 +8,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -85,11 +87,69 @@ static void tk_begin_flush(int fd) {
     sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
+#define TK_WRITTEN (SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
+
 /* Not tried again, whatever the failure: a failed flush is never believed later. */
 static int tk_flush(int fd) {
     int fault = tk_fault(TK_FLUSH);
     if (fault) return fault;
     return fdatasync(fd) == 0 ? 0 : -errno;
+}
+
+enum { TK_AT_ONCE = 64 };
+
+/* What the kernel needs for flushes side by side; 0 where it has no such thing, or none to spare. */
+static aio_context_t tk_open_flushes(void) {
+    aio_context_t context = 0;
+    return syscall(SYS_io_setup, TK_AT_ONCE, &context) == 0 ? context : 0;
+}
+
+static void tk_close_flushes(aio_context_t context) { syscall(SYS_io_destroy, context); }
+
+static int tk_flush_each(const int *fds, int first, int n, int *failed) {
+    for (int i = first; i < n; i++) {
+        int status = tk_flush(fds[i]);
+        if (status < 0) {
+            *failed = i;
+            return status;
+        }
+    }
+    return 0;
+}
+
+/* The same of up to TK_AT_ONCE files, one beside the other, so that they share commits of the file system and flushes of
+ * the disk; where that cannot be (`context` is 0, or the kernel does not want it), one after the other. *failed: the
+ * place of the one whose failure is given. */
+static int tk_flush_together(aio_context_t context, const int *fds, int n, int *failed) {
+    struct iocb calls[TK_AT_ONCE], *list[TK_AT_ONCE];
+    struct io_event done[TK_AT_ONCE];
+    int submitted, came = 0, status = 0;
+    for (int i = 0; i < n && n > 1; i++) tk_begin_flush(fds[i]);
+    if (!context || n == 1) return tk_flush_each(fds, 0, n, failed);
+    for (int i = 0; i < n; i++) {
+        *failed = i;
+        status = tk_fault(TK_FLUSH);
+        if (status < 0) return status;
+        /* Until the bytes are there, so that the kernel's threads wait for the file system alone. It tells of a write
+         * that failed, and then nothing else will. */
+        if (sync_file_range(fds[i], 0, 0, TK_WRITTEN) < 0 && errno != ENOSYS) return -errno;
+        calls[i] = (struct iocb){.aio_data = (uint64_t)i, .aio_lio_opcode = IOCB_CMD_FDSYNC, .aio_fildes = (uint32_t)fds[i]};
+        list[i] = &calls[i];
+    }
+    submitted = (int)syscall(SYS_io_submit, context, (long)n, list);
+    if (submitted < 0) submitted = 0;
+    while (came < submitted) {
+        long more = (long)(submitted - came);
+        long got = syscall(SYS_io_getevents, context, more, more, done + came, NULL);
+        if (got < 0 && errno != EINTR) return -errno;
+        if (got > 0) came += (int)got;
+    }
+    for (int i = 0; i < submitted; i++) {
+        if (done[i].res == 0) continue;
+        *failed = (int)done[i].data;
+        status = done[i].res < 0 ? (int)done[i].res : -EIO;
+    }
+    return status < 0 ? status : tk_flush_each(fds, submitted, n, failed);
 }
 
 /* The entries of a directory: what was made, renamed or removed in it. */

@@ -4,6 +4,7 @@ In the debug build (``TAKHIN_BUILD=debug``) they can be made to fail on purpose.
 """
 
 import os
+from typing import Generic, TypeVar
 
 from ._segment import SegmentFile
 
@@ -13,6 +14,8 @@ DEBUG: bool
 CALLS: tuple[str, ...]
 
 StrPath = str | os.PathLike[str]
+_Who = TypeVar("_Who")
+_Goal = TypeVar("_Goal")
 
 def open_file(path: StrPath, flags: int, mode: int = 0o640) -> int:
     """A descriptor, closed on exec."""
@@ -26,33 +29,36 @@ def flush(fd: int) -> None:
     """fdatasync, with the GIL released. A failure must never be tried again."""
 
 def flush_files(files: list[SegmentFile]) -> None:
-    """``SegmentFile.flush`` of each, the GIL released once for all. Raises ``OSError`` for the first that fails; those
-    behind it are not flushed then."""
+    """``SegmentFile.flush`` of each, side by side where the kernel can do that (io_submit(2), Linux 4.18), the GIL
+    released once for all. Raises ``OSError`` for one that failed; others may not be flushed then."""
 
-class FlushLoop:
-    """One file that is flushed again and again by one thread, which is in ``run``: a flush begins as soon as the one
-    before has ended, if more was asked for meanwhile, and the thread needs the interpreter for none of that. Offsets
-    only grow. From other threads, the rest may be called at any time."""
+class FlushLoop(Generic[_Who, _Goal]):
+    """Files that are flushed again and again by one thread, which is in ``run``: flushes begin as soon as those before
+    have ended, if more was asked for meanwhile, side by side for all files that wait, and the thread needs the
+    interpreter for none of that. From other threads, the rest may be called at any time."""
 
-    def __init__(self, asked: int) -> None:
-        """The first flush is for what lies below this offset, above 0."""
-
-    def run(self, file: SegmentFile, patience_s: float, idle_s: float) -> bool:
+    def __init__(self) -> None: ...
+    def run(self, patience_s: float, idle_s: float) -> bool:
         """Flush. True when something was flushed ``patience_s`` seconds ago, or was and ``close`` was called, and
         ``tell`` was not called since; False when there was nothing to do for ``idle_s``, or nothing is left and
         ``close`` was called. To be called again until ``is_done``. Raises ``OSError`` when a flush fails, which must
         never be tried again."""
 
-    def ask(self, offset: int) -> bool:
-        """Have what lies below ``offset``, which is written, covered by a flush that begins after this; False when it
-        is closed: then nobody will."""
+    def ask(self, who: _Who, file: SegmentFile, goal: _Goal) -> bool:
+        """Have what was written to the file covered by a flush that begins after this; False when it is closed, or
+        too many wait: then nobody will. The file stays open until that is told of. Goals only grow."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a flush runs that began more than 50 ms ago."""
 
     @property
     def has_news(self) -> bool:
         """Whether ``tell`` would give something."""
 
-    def tell(self) -> int:
-        """What is flushed, for the caller to tell of; -1 when that was given to somebody before."""
+    def tell(self) -> dict[_Who, _Goal]:
+        """The last goal of each whose flush is over, for the caller to tell of; without those that were given to
+        somebody before."""
 
     def close(self) -> None:
         """Nothing more is asked for."""
@@ -62,7 +68,7 @@ class FlushLoop:
         """Whether it is closed, and all that was asked for was flushed and told of."""
 
     def take_times(self) -> tuple[int, float]:
-        """How many flushes since the last time, and the seconds that they took."""
+        """How many flushes of a file since the last time, and the seconds that they took."""
 
 def sync_dir(path: StrPath) -> None:
     """Put the entries of a directory on stable storage."""

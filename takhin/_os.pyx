@@ -6,6 +6,7 @@ from posix.unistd cimport close as posix_close
 
 import errno as _errno
 import os
+from collections import deque
 
 cdef extern from "_io.h":
     enum:
@@ -15,8 +16,12 @@ cdef extern from "_io.h":
     int tk_write_at(int fd, const void* data, int64_t n, int64_t position) nogil
     int64_t tk_read_at(int fd, void* data, int64_t n, int64_t position) nogil
     int64_t tk_read_cached(int fd, void* data, int64_t n, int64_t position) nogil
-    void tk_begin_flush(int fd) nogil
     int tk_flush(int fd) nogil
+    ctypedef unsigned long aio_context_t
+    int TK_AT_ONCE
+    aio_context_t tk_open_flushes() nogil
+    void tk_close_flushes(aio_context_t context) nogil
+    int tk_flush_together(aio_context_t context, const int* fds, int n, int* failed) nogil
     int tk_sync_dir(const char* path) nogil
     int tk_syncfs(int fd) nogil
     int64_t tk_filesystem(int fd) nogil
@@ -28,15 +33,17 @@ cdef extern from "_io.h":
 
 cdef extern from "_flush_loop.h":
     ctypedef struct tk_loop "struct tk_loop":
-        int64_t asked
+        aio_context_t context
+        int failed
     int TK_LOOP_TELL
-    bint tk_loop_ask(tk_loop* loop, int64_t offset)
+    bint tk_loop_ask(tk_loop* loop, int fd)
+    bint tk_loop_is_late(tk_loop* loop)
     bint tk_loop_has_news(tk_loop* loop)
     int64_t tk_loop_tell(tk_loop* loop)
     void tk_loop_close(tk_loop* loop)
     int64_t tk_loop_take_times(tk_loop* loop, int64_t* flush_ns)
     bint tk_loop_is_done(tk_loop* loop)
-    int tk_loop_run(tk_loop* loop, int fd, int64_t patience_ns, int64_t idle_ns) nogil
+    int tk_loop_run(tk_loop* loop, int64_t patience_ns, int64_t idle_ns) nogil
     int64_t tk_now_ns() nogil
 
 cdef extern from *:
@@ -152,51 +159,95 @@ def flush(int fd):
     check(status, f"descriptor {fd}")
 
 
+cdef enum:
+    SPARE_CONTEXTS = 8
+
+# Those that no thread uses: to close one takes the kernel milliseconds. Guarded by the GIL.
+cdef aio_context_t[SPARE_CONTEXTS] spare_contexts
+cdef int spare_count = 0
+
+cdef aio_context_t take_context() noexcept:
+    global spare_count
+    if spare_count:
+        spare_count -= 1
+        return spare_contexts[spare_count]
+    return tk_open_flushes()
+
+cdef void give_context(aio_context_t context) noexcept:
+    global spare_count
+    if context and spare_count < SPARE_CONTEXTS:
+        spare_contexts[spare_count] = context
+        spare_count += 1
+    elif context:
+        with nogil:
+            tk_close_flushes(context)
+
+
 def flush_files(list files not None):
-    cdef Py_ssize_t i, n = len(files)
-    cdef int status = 0
+    cdef Py_ssize_t first = 0, i, n = len(files)
+    cdef int failed = 0, some, status = 0
     cdef int* fds = <int*>malloc(<size_t>(n + 1) * sizeof(int))
+    cdef aio_context_t context
     if fds == NULL:
         raise MemoryError
     try:
         for i in range(n):
             fds[i] = files[i].fd
+        context = take_context()
         with nogil:
-            for i in range(n):
-                tk_begin_flush(fds[i])
-            for i in range(n):
-                status = tk_flush(fds[i])
-                if status < 0:
-                    break
+            while first < n and status == 0:
+                some = <int>min(n - first, TK_AT_ONCE)
+                status = tk_flush_together(context, fds + first, some, &failed)
+                first += some
+        give_context(context)
     finally:
         free(fds)
     if status < 0:
-        check(status, files[i].path)
+        check(status, files[first - some + failed].path)
 
 
 cdef class FlushLoop:
     cdef tk_loop loop
+    # (who, file, goal) of each that was asked for and is not told of, in order.
+    cdef object entries
 
-    def __cinit__(self, int64_t asked):
-        self.loop.asked = asked
+    def __cinit__(self):
+        self.entries = deque()
 
-    def run(self, file not None, double patience_s, double idle_s):
+    def run(self, double patience_s, double idle_s):
         cdef int64_t patience_ns = <int64_t>(patience_s * 1e9), idle_ns = <int64_t>(idle_s * 1e9)
-        cdef int status, fd = file.fd
+        cdef int status
+        self.loop.context = take_context()
         with nogil:
-            status = tk_loop_run(&self.loop, fd, patience_ns, idle_ns)
-        check(status, file.path)
+            status = tk_loop_run(&self.loop, patience_ns, idle_ns)
+        give_context(self.loop.context)
+        if status < 0:
+            check(status, next((file.path for _, file, _ in self.entries if file.fd == self.loop.failed), "a segment"))
         return status == TK_LOOP_TELL
 
-    def ask(self, int64_t offset):
-        return tk_loop_ask(&self.loop, offset)
+    def ask(self, who, file not None, goal):
+        cdef int fd = file.fd
+        # Both without anybody in between: there is one entry for each count.
+        if not tk_loop_ask(&self.loop, fd):
+            return False
+        self.entries.append((who, file, goal))
+        return True
+
+    @property
+    def is_late(self):
+        return tk_loop_is_late(&self.loop)
 
     @property
     def has_news(self):
         return tk_loop_has_news(&self.loop)
 
     def tell(self):
-        return tk_loop_tell(&self.loop)
+        cdef int64_t n = tk_loop_tell(&self.loop)
+        cdef dict told = {}
+        for _ in range(n):
+            who, _file, goal = self.entries.popleft()
+            told[who] = goal
+        return told
 
     def close(self):
         tk_loop_close(&self.loop)

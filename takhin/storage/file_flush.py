@@ -6,6 +6,7 @@ due those waits cost more than the flushes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ from .environment import Counters, DiskFault
 from .flush_goal import FlushGoal
 from .flush_loop import PartitionLoop
 from .flusher import Flushable
+
+log = logging.getLogger(__name__)
 
 
 class FileFlush:
@@ -24,6 +27,7 @@ class FileFlush:
         self._counters = counters
         self._fault = fault
         self._note_flushed = note_flushed
+        #: For those that somebody waits for all the time.
         self.loop = PartitionLoop(fault, self._flushed)
 
     def flush(self, partitions: Sequence[Flushable]) -> None:
@@ -46,23 +50,13 @@ class FileFlush:
             return
         self._flushed(goals, len(goals), time.perf_counter() - started)
 
-    def flush_on(self, partition: Flushable) -> tuple[float, float] | None:
-        """As ``flush``, and what is appended to it meanwhile, as long as something is and it is a matter of one file.
-        Gives (seconds, bytes) of a flush, in the mean; None when there was none."""
-        goal = partition.flush_goal()
-        if goal is None:
-            return None
-        file = goal.only_file
-        if file is not None:
-            return self.loop.serve(partition, goal, file)
-        started = time.perf_counter()
-        partition.flush_to(goal)
-        return time.perf_counter() - started, goal.position - goal.flushed_position
-
     def _flushed(self, goals: Sequence[tuple[Flushable, FlushGoal]], flushes: int, flush_s: float) -> None:
         """All that the goals say is on stable storage: note it, tell those who wait."""
         self._counters.flushes += flushes
         self._counters.flush_seconds += flush_s
         if self._note_flushed([note for partition, goal in goals for note in partition.hint(goal)]):
             for partition, goal in goals:
-                partition.goal_reached(goal)
+                try:
+                    partition.goal_reached(goal)
+                except Exception:  # a defect of who was told; the others have nothing to do with it
+                    log.exception("flush failed unexpectedly")

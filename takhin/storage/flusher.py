@@ -5,8 +5,8 @@ runs, later appends gather for the next one. So under load the number of flushes
 not the number of batches, and no timer is involved. Few partitions flush side by side, one thread each, so that
 one with little to write does not wait for one with much. Where many are due, one call makes all of them durable
 (``group_flush``), or, where that cannot be, one call flushes several with little to write (``file_flush``); those that
-come meanwhile gather for the next. A partition that is busy alone is flushed by a thread that stays with it
-(``flush_loop``). Who is alone, on a quick disk, flushes for itself (``begin_here``).
+come meanwhile gather for the next. Where somebody waits all the time, one thread stays at it (``flush_loop``). Who is
+alone, on a quick disk, flushes for itself (``begin_here``).
 
 Records that nobody waits for (acks 0 and 1, without a reader at the end) are flushed after
 ``linger_ms`` instead of at once, or later (``lingering``).
@@ -55,6 +55,9 @@ WEIGHT = 0.1
 class Flushable(Protocol):
     #: One of the states above; guarded by the partition lock.
     flush_state: int
+    #: Up to where the loop was asked to flush, while it has not told of all of that; -1 otherwise. Guarded by the
+    #: partition lock.
+    asked_offset: int
 
     @property
     def unflushed_bytes(self) -> int:
@@ -70,6 +73,17 @@ class Flushable(Protocol):
 
     def flush_ended(self) -> bool:
         """Leaves RUNNING, under the partition lock; True when another flush was asked for meanwhile, at once."""
+
+    @property
+    def flush_is_plain(self) -> bool:
+        """Whether its flush is that of one file; read without the lock."""
+
+    def join(self, loop: PartitionLoop) -> bool:
+        """In the state RUNNING: ask the loop, under the partition lock, for what is not flushed yet; False when there
+        is nothing, or not for there. Then the caller ends the flush, and another may be due."""
+
+    def flush_told(self, goal: FlushGoal) -> bool:
+        """``flush_ended``, if this is all that the loop was asked for; False otherwise."""
 
     def flush_goal(self) -> FlushGoal | None:
         """What a flush that begins now has to cover, for who then calls ``goal_reached``; None when that is
@@ -95,10 +109,6 @@ class Files(Protocol):
     def flush(self, partitions: Sequence[Flushable]) -> None:
         """Make durable what is appended to them, tell those who wait. One thread for each partition at a time."""
 
-    def flush_on(self, partition: Flushable) -> tuple[float, float] | None:
-        """As ``flush``, with ``loop``, for as long as there is more. Gives (seconds, bytes) of a flush, in the mean;
-        None where that is not known."""
-
 
 class Group(Protocol):
     @property
@@ -116,6 +126,7 @@ class Flusher:
     def __init__(self, threads: int, linger_ms: int, files: Files, group: Group) -> None:
         self._files = files
         self._loop = files.loop
+        self._loop.on_due = self._put
         self._group = group
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[Flushable] = deque()
@@ -129,6 +140,8 @@ class Flusher:
         self._waited_for = 0
         #: When the last of these began, ``time.monotonic``.
         self._waited_since = 0.0
+        #: Whether a thread is at the loop.
+        self._staying = False
         #: Whether the last call that began is for several.
         self._together = False
         self._stopping = False
@@ -158,11 +171,16 @@ class Flusher:
         state = partition.flush_state
         if urgent:
             if state in (IDLE, LAZY):
-                partition.flush_state = QUEUED
-                self._put([partition])
+                # One with much to write would keep the others of the loop waiting.
+                if _has_little(partition) and self._loop.ask(partition):
+                    partition.flush_state = RUNNING
+                else:
+                    partition.flush_state = QUEUED
+                    self._put([partition])
             elif state in (RUNNING, RUNNING_LAZY):
                 # Covers what nobody waits for, too.
-                partition.flush_state = RUNNING if self._loop.ask(partition) else RUNNING_AGAIN
+                in_loop = partition.asked_offset >= 0 and self._loop.ask(partition)
+                partition.flush_state = RUNNING if in_loop else RUNNING_AGAIN
         elif state in (IDLE, LAZY):
             partition.flush_state = LAZY
             much = partition.unflushed_bytes > LITTLE_BYTES
@@ -201,8 +219,6 @@ class Flusher:
                 self._call_others()
 
     def _put(self, partitions: Sequence[Flushable]) -> None:
-        if partitions:
-            self._loop.close()
         with self._changed:
             self._queue.extend(partitions)
             self._call_others()
@@ -220,6 +236,10 @@ class Flusher:
         return min(free, len(self._queue) // self._most if waited_for else len(self._queue))
 
     @property
+    def _may_stay(self) -> bool:
+        return not (self._staying or self._stopping) and len(self._threads) > 1
+
+    @property
     def _is_quick(self) -> bool:
         return self._flush_s < QUICK_S
 
@@ -232,18 +252,19 @@ class Flusher:
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:
-            due, as_group, waited_for, is_only = taken
+            due, as_group, waited_for, stays = taken
             try:
                 if not (as_group and self._flush_group(due)):
-                    self._flush(due, is_only)
+                    self._flush(due, stays)
             finally:
                 with self._changed:
                     self._busy -= 1
                     self._waited_for -= waited_for
+                    self._staying = self._staying and not stays
 
     def _take(self) -> tuple[list[Flushable], bool, bool, bool] | None:
         """This thread's share of the partitions that are due, or all of them; whether as a group, whether
-        those that come meanwhile wait for it, and whether nothing else is due or being flushed; None when it is over.
+        those that come meanwhile wait for it, and whether it is the one that stays; None when it is over.
         """
         with self._changed:
             while self._wanted <= 0:
@@ -252,21 +273,22 @@ class Flusher:
                     return None
                 self._changed.wait()
             fewest = FEWEST_AGAIN if self._in_groups else max(FEWEST - self._busy, FEWEST_AGAIN)
-            self._in_groups = self._grouping = len(self._queue) >= fewest and self._group.possible
+            stays = self._may_stay and self._queue[0].is_awaited
+            self._in_groups = self._grouping = not stays and len(self._queue) >= fewest and self._group.possible
             waited_for = False
             if self._grouping:
                 due = list(self._queue)
                 self._queue.clear()
             else:
                 due = self._share()
-                waited_for = len(due) > 1 or (self._is_quick and _has_little(due[0]))
+                waited_for = not stays and (len(due) > 1 or (self._is_quick and _has_little(due[0])))
                 if waited_for:
                     self._waited_for += 1
                     self._waited_since = time.monotonic()
-            is_only = not self._busy and not self._queue and not self._stopping and len(self._threads) > 1
+            self._staying = self._staying or stays
             self._busy += 1
             self._call_others()
-            return due, self._grouping, waited_for, is_only
+            return due, self._grouping, waited_for, stays
 
     def _share(self) -> list[Flushable]:
         """Holding ``_changed``: one that has much to write, or several that have little, taken off the queue."""
@@ -279,27 +301,40 @@ class Flusher:
             self._together = len(due) > 1
         return due
 
-    def _flush(self, due: list[Flushable], is_only: bool) -> None:
+    def _flush(self, due: list[Flushable], stays: bool) -> None:
         # One that lingered and was then asked for is due twice.
         begun = [partition for partition in dict.fromkeys(due) if partition.flush_begins()]
-        if begun:
-            self._flush_begun(begun, is_only and len(begun) == 1 and begun[0].is_awaited)
+        plain = [partition for partition in begun if partition.flush_is_plain] if stays else []
+        if others := [partition for partition in begun if partition not in plain]:
+            self._flush_begun(others)
+        if plain:
+            self._stay(plain)
 
-    def _flush_begun(self, begun: list[Flushable], may_stay: bool = False) -> None:
-        tells = _has_little(begun[0])
+    def _flush_begun(self, begun: list[Flushable]) -> None:
+        has_little = _has_little(begun[0])
         began = time.perf_counter()
-        took: tuple[float, float] | None = None
         try:
-            if may_stay:
-                took = self._files.flush_on(begun[0])
-            else:
-                self._files.flush(begun)
-                took = (time.perf_counter() - began) / len(begun), 0
+            self._files.flush(begun)
         except Exception:  # a defect; the thread must live for the other partitions
             log.exception("flush failed unexpectedly")
-        if tells and took is not None and took[1] <= LITTLE_BYTES:
-            self._flush_s += WEIGHT * (took[0] - self._flush_s)
+        else:
+            if has_little:
+                self._note_flush_s((time.perf_counter() - began) / len(begun))
         self._put([partition for partition in begun if partition.flush_ended()])
+
+    def _stay(self, begun: list[Flushable]) -> None:
+        has_little = _has_little(begun[0])
+        try:
+            took = self._loop.serve(begun)
+        except Exception:  # a defect, as above
+            log.exception("flush failed unexpectedly")
+        else:
+            if has_little and took is not None and took[1] <= LITTLE_BYTES:
+                self._note_flush_s(took[0])
+        self._put([])
+
+    def _note_flush_s(self, flush_s: float) -> None:
+        self._flush_s += WEIGHT * (flush_s - self._flush_s)
 
     def _flush_group(self, due: list[Flushable]) -> bool:
         """False when it does not pay: then those that are left in ``due`` are this thread's to flush for themselves."""

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 #: Seconds of flushing that nobody waits for: so many are earned in each second, and at most so many are kept, or owed.
-EARNED = 0.2
+EARNED = 0.1
 MOST_S = 0.1
 #: Behind its time, seconds, a partition is flushed whatever the credit.
 LATEST_S = 5.0

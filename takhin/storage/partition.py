@@ -21,6 +21,7 @@ from . import fs
 from .checkpoint import PartitionCheckpoint
 from .environment import NO_DESCRIPTORS, Environment
 from .flush_goal import FlushGoal
+from .flush_loop import PartitionLoop
 from .flusher import IDLE, LAZY, QUEUED, RUNNING, RUNNING_AGAIN, RUNNING_LAZY
 from .producers import Producers, ProducerState
 from .segment import UNKNOWN_TIMESTAMP, IndexSummary, Segment
@@ -66,6 +67,7 @@ class Partition:
         self.deleted = False
         self._stopping = False
         self.flush_state = IDLE
+        self.asked_offset = -1
         self._producers = producers
         self._lock = threading.Lock()
         self._flushed_position = segments[-1].size
@@ -118,14 +120,8 @@ class Partition:
                 segment.first_append_ms = environment.clock.now_ms()
             next_offset = segment.next_offset = self.log_end_offset = base_offset + count
             if batch.producer_id >= 0:
-                self._producers.written(
-                    batch.producer_id,
-                    batch.producer_epoch,
-                    batch.base_sequence,
-                    count,
-                    base_offset,
-                    batch.max_timestamp,
-                )
+                self._producers.written(batch.producer_id, batch.producer_epoch, batch.base_sequence, count,
+                    base_offset, batch.max_timestamp)  # fmt: skip
             counters = environment.counters
             counters.records_appended += count
             counters.bytes_appended += batch.size
@@ -133,7 +129,7 @@ class Partition:
             placed = Placed(base_offset, next_offset - 1, batch.max_timestamp)
             if durable_done is not None:
                 self._waiters.add_sender(placed, durable_done)
-                flush_here = may_flush and self._flush_is_plain and environment.flusher.begin_here(self)
+                flush_here = may_flush and self.flush_is_plain and environment.flusher.begin_here(self)
             if not environment.flush_on_commit:
                 self.high_watermark = next_offset
                 wakes = self._waiters.all_parked()
@@ -243,12 +239,30 @@ class Partition:
 
     def flush_ended(self) -> bool:
         with self._lock:
-            ended, self.flush_state = self.flush_state, IDLE
-            if ended == RUNNING_AGAIN:
-                self.flush_state = QUEUED
-            elif ended == RUNNING_LAZY:
-                self.environment.flusher.request(self, urgent=False)
-            return ended == RUNNING_AGAIN
+            return self._flush_ended()
+
+    def _flush_ended(self) -> bool:
+        """Caller holds the lock."""
+        ended, self.flush_state = self.flush_state, IDLE
+        if ended == RUNNING_AGAIN:
+            self.flush_state = QUEUED
+        elif ended == RUNNING_LAZY:
+            self.environment.flusher.request(self, urgent=False)
+        return ended == RUNNING_AGAIN
+
+    def join(self, loop: PartitionLoop) -> bool:
+        with self._lock:
+            clean = self.log_end_offset == self.flushed_offset and self.flush_is_plain
+            if not clean and not loop.ask(self):
+                self.flush_state = RUNNING_AGAIN
+            return self.asked_offset >= 0
+
+    def flush_told(self, goal: FlushGoal) -> bool:
+        with self._lock:
+            if self.asked_offset != goal.next_offset:
+                return False
+            self.asked_offset = -1
+            return self._flush_ended()
 
     def flush_to(self, goal: FlushGoal) -> None:
         """Put all of it on stable storage, and tell those who wait. One thread at a time."""
@@ -298,7 +312,7 @@ class Partition:
             segment.pinned = False
 
     @property
-    def _flush_is_plain(self) -> bool:
+    def flush_is_plain(self) -> bool:
         """Whether it is that of one file."""
         return not self._rolled and not self._directory_dirty
 

@@ -26,6 +26,7 @@ CONFIG = {
     "recovery_point_interval_ms": 100,
     "retention_check_interval_ms": 100,
     "reserve_bytes": 65536,
+    "flush_threads": 2,
 }
 
 

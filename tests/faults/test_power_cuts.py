@@ -13,6 +13,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def record(shim: Path, scratch: Path, module: str, seed: int) -> tuple[Path, Pat
     return trace, victim
 
 
+def most_at_once(trace: Path) -> int:
+    """How many flushes of a process had begun and not ended, at most."""
+    begun: Counter[int] = Counter()
+    most = 0
+    for event in read_trace(trace):
+        begun[event.pid] += (event.kind is Kind.FLUSH_BEGIN) - (event.kind is Kind.FLUSH_END)
+        most = max(most, begun[event.pid])
+    return most
+
+
 @pytest.mark.timeout(0 if STATES == 0 or STATES > 5000 else 300)
 @pytest.mark.parametrize(
     ("workload", "share"), [("workload", 0.75), ("server_workload", 0.25)], ids=["engine", "server"]
@@ -52,6 +63,7 @@ def test_no_power_cut_takes_back_what_was_promised(
     shim: Path, scratch: Path, workload: str, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace, victim = record(shim, scratch, f"tests.faults.{workload}", SEED)
+    assert most_at_once(trace) > 4, "no files were flushed side by side"
     states = int(STATES * share)
     found = run_shards("tests.faults.powercut", [str(trace), str(victim)], scratch, [str(states), str(SEED)])
     with capsys.disabled():

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .backend import EngineBackend, open_engine
@@ -101,6 +102,14 @@ def second_life(session: Session, seed: int) -> None:
 def third_life(session: Session, seed: int) -> None:
     session.create("late", 1)
     session.produce_many("x", [("t", 0), ("late", 0), ("kept", 1)], 6, seed)
+    # To many at once, without a roll: their files are flushed side by side.
+    session.create("wide", 16, segment_bytes=1 << 20)
+
+    def durable(partition: int) -> None:
+        for _ in range(5):
+            session.produce(f"u{partition}", "wide", partition, -1)
+
+    at_once(*(partial(durable, partition) for partition in range(16)))
     session.see("late", 0)
     session.commit("late", 0, session.backend.watermarks("late", 0)[1])
 

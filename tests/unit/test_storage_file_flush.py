@@ -57,6 +57,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     monkeypatch.setattr(group_flush, "kernel_release", lambda: (0, 0))
     monkeypatch.setattr(file_flush, "flush_files", calls.flush_files)
+    # As where nobody stays: of those that somebody waits for all the time.
+    monkeypatch.setattr(flusher.Flusher, "_may_stay", False)
     # However slow this disk is, and quick:
     monkeypatch.setattr(flusher, "TOGETHER_S", 1e9)
     monkeypatch.setattr(flusher, "QUICK_S", 0.0)

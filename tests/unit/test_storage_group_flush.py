@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from takhin import errors
-from takhin.storage import flush_goal, group_flush, others_writes
+from takhin.storage import flush_goal, flusher, group_flush, others_writes
 from takhin.storage.others_writes import OthersWrites
 from takhin.storage.waiters import Placed
 
@@ -65,6 +65,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(group_flush, "syncfs", calls.syncfs)
     monkeypatch.setattr(group_flush, "flush", calls.witness)
     monkeypatch.setattr(others_writes, "FREE_BYTES", 1 << 60)
+    # As where nobody stays: of those that somebody waits for all the time.
+    monkeypatch.setattr(flusher.Flusher, "_may_stay", False)
     return calls
 
 
