@@ -61,7 +61,10 @@ class PartitionLoop:
         self._stay = stay = _Stay()
         others_tell = False
         try:
-            self.on_due([each for each in partitions if not each.join(self) and each.flush_ended()])
+            left_out = [each for each in partitions if not each.join(self)]
+            self.on_due([each for each in left_out if each.flush_ended()])
+            if len(left_out) == len(partitions):
+                stay.loop.close()
             while not stay.loop.is_done:
                 try:
                     has_news = stay.loop.run(PATIENCE_S if others_tell else 0.0, IDLE_S)
@@ -84,7 +87,7 @@ class PartitionLoop:
     def ask(self, partition: Flushable) -> bool:
         """Whether what was appended to the partition until now is flushed here. The caller holds the partition lock."""
         stay = self._stay
-        if stay is None:
+        if stay is None or self._fault.reason:
             return False
         goal = partition.goal_of_now()
         if goal.next_offset == partition.asked_offset:

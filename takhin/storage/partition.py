@@ -253,7 +253,8 @@ class Partition:
     def join(self, loop: PartitionLoop) -> bool:
         with self._lock:
             clean = self.log_end_offset == self.flushed_offset and self.flush_is_plain
-            if not clean and not loop.ask(self):
+            over = clean or self.deleted or self.environment.fault.reason
+            if not over and not loop.ask(self):
                 self.flush_state = RUNNING_AGAIN
             return self.asked_offset >= 0
 
