@@ -222,16 +222,25 @@ cdef class FlushLoop:
             status = tk_loop_run(&self.loop, patience_ns, idle_ns)
         give_context(self.loop.context)
         if status < 0:
-            check(status, next((file.path for _, file, _ in self.entries if file.fd == self.loop.failed), "a segment"))
+            path = "a segment"
+            # A copy: others may ask meanwhile, and a failure must come to who called, whatever they do.
+            for _, file, _ in list(self.entries):
+                if file.fd == self.loop.failed:
+                    path = file.path
+                    break
+            check(status, path)
         return status == TK_LOOP_TELL
 
     def ask(self, who, file not None, goal):
         cdef int fd = file.fd
-        # Both without anybody in between: there is one entry for each count.
-        if not tk_loop_ask(&self.loop, fd):
-            return False
-        self.entries.append((who, file, goal))
-        return True
+        entry = (who, file, goal)
+        # The entry is made before both, and they come one right after the other: whatever makes an object may collect
+        # garbage and let another thread in between, and then entries were not in the order of the counts.
+        self.entries.append(entry)
+        if tk_loop_ask(&self.loop, fd):
+            return True
+        self.entries.pop()
+        return False
 
     @property
     def is_late(self):
