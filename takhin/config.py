@@ -196,7 +196,14 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "flushes would take more than a fifth of the time.",
         ),
     ] = 10
-    flush_threads: Annotated[int, Meta(ge=1, le=256, description="Partitions that are flushed side by side.")] = 4
+    flush_threads: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Threads that flush. Of two or more, one flushes all that somebody waits for, side by side.",
+        ),
+    ] = 4
     segment_bytes: Annotated[
         int,
         Meta(ge=1024, le=INT32_MAX, description="Size at which a segment is full and a new one begins, in bytes."),

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from takhin.storage import flush_loop
+from takhin.storage.flush_loop import PartitionLoop
 from takhin.storage.flusher import IDLE, LAZY, RUNNING
 from takhin.storage.partition import Partition
 from tests.reference.flush_loop import PythonFlushLoop
@@ -50,6 +51,18 @@ def ready(store: Store, number: int = 0) -> Partition:
     return partition
 
 
+def left_alone(partition: Partition) -> PartitionLoop:
+    """No thread stays, until the next append that somebody waits for."""
+    flusher = partition.environment.flusher
+    flusher._loop.close()
+    wait_until(lambda: flusher._busy == 0)
+    return flusher._loop
+
+
+def has_news(loop: PartitionLoop) -> bool:
+    return loop._stay is not None and loop._stay.loop.has_news
+
+
 class Patient(PythonFlushLoop):
     def run(self, patience_s: float, idle_s: float) -> bool:
         return super().run(AGES_S, idle_s)
@@ -68,12 +81,9 @@ def test_who_appends_next_tells_of_what_was_flushed(
     append(partition, b"first")
     wait_until(lambda: partition.flushed_offset == 1)
     monkeypatch.setattr(flush_loop, "FlushLoop", Patient)
-    partition.environment.flusher._loop.close()
-    wait_until(lambda: partition.environment.flusher._busy == 0)
-    told = Told()
+    loop, told = left_alone(partition), Told()
     send(partition, told)
-    loop = partition.environment.flusher._loop
-    wait_until(lambda: loop._stay is not None and loop._stay.loop.has_news)
+    wait_until(lambda: has_news(loop))
     assert (told.outcomes, partition.high_watermark) == ([], 1)
     send(partition, told)
     assert [outcome.base_offset for outcome in told.outcomes] == [1]
@@ -171,8 +181,7 @@ def test_others_do_not_wait_for_a_flush_that_hangs(make: Make, for_ages: None, m
 
     store = make(partitions=2).open()
     one, other = ready(store), ready(store, 1)
-    one.environment.flusher._loop.close()
-    wait_until(lambda: one.environment.flusher._busy == 0)
+    left_alone(one)
     monkeypatch.setattr(flush_loop, "FlushLoop", Hanging)
     told = Told()
     append(one, b"v")
@@ -189,12 +198,9 @@ def test_others_do_not_wait_for_a_flush_that_hangs(make: Make, for_ages: None, m
 def test_what_was_asked_for_is_not_asked_for_again(make: Make, for_ages: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flush_loop, "FlushLoop", Patient)
     partition = ready(make().open())
-    partition.environment.flusher._loop.close()
-    wait_until(lambda: partition.environment.flusher._busy == 0)
-    told = Told()
+    loop, told = left_alone(partition), Told()
     send(partition, told)
-    loop = partition.environment.flusher._loop
-    wait_until(lambda: loop._stay is not None and loop._stay.loop.has_news)
+    wait_until(lambda: has_news(loop))
     partition.park("reader", 1, lambda: None)  # asks too, for what is flushed and not told of
     loop.look()
     assert [outcome.base_offset for outcome in told.outcomes] == [1]
@@ -265,17 +271,15 @@ def test_what_nobody_waits_for_is_covered_by_the_next_flush_that_somebody_waits_
 ) -> None:
     monkeypatch.setattr(flush_loop, "FlushLoop", Patient)
     partition = ready(make(log=msgspec.structs.replace(QUIET, flush_linger_ms=3_600_000)).open())
-    loop, told = partition.environment.flusher._loop, Told()
-    loop.close()
-    wait_until(lambda: partition.environment.flusher._busy == 0)
+    loop, told = left_alone(partition), Told()
     send(partition, told)
-    wait_until(lambda: loop._stay is not None and loop._stay.loop.has_news)
+    wait_until(lambda: has_news(loop))
     partition.append(frame(b"nobody"), None)  # it tells of the one before
     assert (len(told.outcomes), partition.flush_state) == (1, LAZY)
     send(partition, told)
     assert partition.flush_state == RUNNING
     partition.append(frame(b"nobody"), None)
-    wait_until(lambda: (loop._stay is not None and loop._stay.loop.has_news) or len(told.outcomes) == 2)
+    wait_until(lambda: has_news(loop) or len(told.outcomes) == 2)
     loop.look()
     assert len(told.outcomes) == 2
     assert partition.flushed_offset in (4, 5)
